@@ -1,0 +1,180 @@
+//! The command lines of both binaries. Plain types: what they mean is decided by the roles and tools.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Provenance;
+
+/// What happens inside a confidential pod before the app may trust anything.
+#[derive(Debug, Parser)]
+#[command(
+    name = "countersign",
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "Without a command, COUNTERSIGN_ROLE=init names the role (the image needs no arguments).\n\
+                  Exit codes name the class of a refusal; docs/errors.md lists them."
+)]
+pub struct Countersign {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// The commands of this release.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fetch a list of secrets, publish them on memory, exit (an init container)
+    #[command(after_help = "\
+Examples:
+  # plain environment, in the pod's manifest
+  COUNTERSIGN_SECRETS=\"db/password=kbs:///payments/db/password\" countersign init
+  # a file
+  countersign init --config /etc/countersign/countersign.toml")]
+    Init(Init),
+    /// Fetch one secret into one file on memory (in place of `curl 127.0.0.1:8006`)
+    #[command(after_help = "\
+Examples:
+  countersign get kbs:///payments/db/password --to /run/countersign/secrets/db/password
+  countersign get kbs:///payments/tls/key --to /run/countersign/tls/key.pem --expect format=pem,max_bytes=8192")]
+    Get(Get),
+    /// Check or explain a configuration, without fetching anything
+    #[command(subcommand)]
+    Config(Config),
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// A configuration file. Its provenance is `unmeasured`: whoever mounts it wrote it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Arguments of `get`.
+#[derive(Debug, Args)]
+pub struct Get {
+    /// The resource
+    #[arg(value_name = "URI", help = "The resource: kbs:///<repository>/<type>/<tag>")]
+    pub from: String,
+    /// The file. Its directory must be on memory (an emptyDir with `medium: Memory`)
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// What the value must look like
+    #[arg(
+        long,
+        value_name = "KEY=VALUE[,…]",
+        help = "What the value must look like: format=utf8|json|pem|tls-pair, min_bytes=N, max_bytes=N, sha256=HEX, equals=TEXT"
+    )]
+    pub expect: Vec<String>,
+    /// Permission bits of the file
+    #[arg(long, value_name = "OCTAL", default_value = "0440")]
+    pub mode: String,
+    /// All of it, from start to exit
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    pub deadline: String,
+}
+
+/// Workstation tools for the people who own initdata and configuration.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-countersign", bin_name = "kubectl countersign", version, max_term_width = 100)]
+pub struct Kubectl {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Tool,
+}
+
+/// The tools of this release.
+#[derive(Debug, Subcommand)]
+pub enum Tool {
+    /// Write and pack initdata: what the hardware commits to before the guest starts
+    #[command(subcommand)]
+    Initdata(Initdata),
+    /// Check or explain a configuration
+    #[command(subcommand)]
+    Config(Config),
+}
+
+/// Commands of `initdata`.
+#[derive(Debug, Subcommand)]
+pub enum Initdata {
+    /// Print a commented initdata that names the KBS and its CA
+    #[command(after_help = "\
+Examples:
+  kubectl countersign initdata new --kbs-url https://kbs.example:8443 --kbs-ca ca.pem > initdata.toml
+  kubectl countersign initdata new --kbs-url https://kbs.example:8443 --kbs-ca ca.pem --policy policy.rego > initdata.toml")]
+    New(New),
+    /// Print the value of the pod annotation for an initdata file
+    #[command(after_help = "\
+Examples:
+  kubectl countersign initdata pack initdata.toml
+  kubectl annotate --local -f pod.yaml -o yaml io.katacontainers.config.hypervisor.cc_init_data=\"$(kubectl countersign initdata pack initdata.toml)\"")]
+    Pack {
+        /// The initdata file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+/// Arguments of `initdata new`.
+#[derive(Debug, Args)]
+pub struct New {
+    /// https URL of the KBS
+    #[arg(long, value_name = "URL")]
+    pub kbs_url: String,
+    /// PEM file with the CA of the KBS's certificate
+    #[arg(long, value_name = "FILE")]
+    pub kbs_ca: Option<PathBuf>,
+    /// The kata-agent policy of the pod (genpolicy writes it)
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+}
+
+/// Commands of `config`, the same in both binaries.
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Name every mistake in the files, with its line
+    #[command(after_help = "\
+Examples:
+  countersign config check countersign.toml
+  countersign config check deploy/*/countersign.toml")]
+    Check {
+        /// The files
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Show each value, where it came from, and its provenance
+    #[command(after_help = "\
+Examples:
+  countersign config explain countersign.toml --as delivered-unproven
+  COUNTERSIGN_SECRETS=\"a=kbs:///x/y/z\" countersign config explain")]
+    Explain {
+        /// The file; without one, the environment alone
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// The provenance to read the file as
+        #[arg(long = "as", value_name = "PROVENANCE", default_value = "unmeasured", value_parser = provenance)]
+        provenance: Provenance,
+    },
+    /// Print the JSON Schema of the configuration
+    #[command(after_help = "\
+Examples:
+  countersign config schema > countersign.schema.json
+  countersign config schema | jq .properties.secrets")]
+    Schema,
+}
+
+/// Every provenance, by its label.
+fn provenance(text: &str) -> Result<Provenance, String> {
+    const ALL: [Provenance; 5] = [
+        Provenance::Unmeasured,
+        Provenance::DeliveredUnproven,
+        Provenance::Delivered,
+        Provenance::GuestAttested,
+        Provenance::Measured,
+    ];
+    ALL.into_iter()
+        .find(|provenance| provenance.label() == text)
+        .ok_or_else(|| format!("it is one of {}", ALL.map(Provenance::label).join(", ")))
+}

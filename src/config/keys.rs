@@ -1,0 +1,245 @@
+//! The one table of configuration keys.
+//!
+//! The decoder takes types, bounds, words and what is required from here; the JSON Schema and the
+//! table in `docs/configuration.md` are generated from here. So they cannot disagree.
+//!
+//! In a path, `[]` stands for every element of an array of tables.
+
+use super::grammar::{
+    ABSOLUTE, DNS, EXACT, Grammar, HOST_PORT, HTTP_PATH, KBS_URI, KBS_URL, LOCAL, MODE, NAMESPACE, PEM, RELATIVE,
+    SHA256, SOCKET, SOURCE, SPIFFE, SPIFFE_PATTERN, WORKLOAD,
+};
+use super::types::CEILING_MAX_BYTES;
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// `secrets.file[].mode`.
+    pub path: &'static str,
+    /// What stands there.
+    pub kind: Kind,
+    /// Whether the table it belongs to is refused without it.
+    pub required: bool,
+    /// What holds where it is absent, as it would be written. Empty: nothing does.
+    pub default: &'static str,
+    /// The variable that sets it where there is no file.
+    pub env: &'static str,
+    /// What it means, in one sentence.
+    pub meaning: &'static str,
+    /// Which roles read it.
+    pub reader: &'static str,
+}
+
+/// What stands at a key.
+#[derive(Debug)]
+pub enum Kind {
+    /// A whole number.
+    Integer {
+        /// Least, inclusive.
+        min: u64,
+        /// Most, inclusive.
+        max: u64,
+    },
+    /// `true` or `false`.
+    Bool,
+    /// `90s`, `5m`, `1h`.
+    Duration {
+        /// Shortest, seconds, inclusive.
+        min: u64,
+        /// Longest, seconds, inclusive.
+        max: u64,
+    },
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A list of at least one of these words, each once.
+    Words(&'static [&'static str]),
+    /// A text.
+    Text(&'static Grammar),
+    /// A list of texts.
+    Texts {
+        /// The form of each.
+        of: &'static Grammar,
+        /// Fewest.
+        min: usize,
+        /// Most.
+        max: usize,
+    },
+    /// A table.
+    Table,
+    /// An array of tables.
+    Tables {
+        /// Most.
+        max: usize,
+    },
+}
+
+/// Most secrets in one set. A directory of more is not a set that one pod needs, and each costs a
+/// request to the KBS.
+pub const MAX_FILES: usize = 256;
+
+/// Most gates. Each is a request before the first secret.
+pub const MAX_GATES: usize = 32;
+
+/// The ways to the KBS, as written.
+pub const VIA: &[&str] = &["configfs-tsm", "sev-guest", "aa-evidence", "aa-token", "cdh"];
+
+/// The variables that trusted configuration may leave open. None of them can name a KBS, an
+/// anchor, a peer or a destination, or switch a check off.
+pub const SAFE: &[&str] = &["COUNTERSIGN_LOG", "COUNTERSIGN_LOG_FORMAT", "COUNTERSIGN_DEADLINE"];
+
+const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
+const FORMATS: &[&str] = &["any", "utf8", "json", "pem", "tls-pair"];
+
+/// A group or user id. The highest one means "no change" to chown(2).
+const MAX_ID: u64 = 4_294_967_294;
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+const HOUR: u64 = 3600;
+const _: () = assert!(CEILING_MAX_BYTES == 16 * 1024 * 1024, "MAX_BYTES is CEILING_MAX_BYTES as u64");
+
+const ALL: &str = "all";
+const FETCH: &str = "init, sidecar";
+const SIDECAR: &str = "sidecar";
+
+const fn key(path: &'static str, kind: Kind, reader: &'static str, meaning: &'static str) -> Key {
+    Key { path, kind, required: false, default: "", env: "", meaning, reader }
+}
+
+impl Key {
+    const fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    const fn default(mut self, text: &'static str) -> Self {
+        self.default = text;
+        self
+    }
+
+    const fn env(mut self, name: &'static str) -> Self {
+        self.env = name;
+        self
+    }
+
+    /// The last part: the name within its table.
+    pub fn name(&self) -> &'static str {
+        self.path.rsplit('.').next().unwrap_or(self.path).trim_end_matches("[]")
+    }
+
+    /// The path of the table it stands in; empty for the top.
+    pub fn parent(&self) -> &'static str {
+        self.path.rsplit_once('.').map_or("", |(parent, _)| parent)
+    }
+}
+
+/// The key with this path (`[]` for every index).
+pub fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path.trim_end_matches("[]") == path)
+}
+
+/// Every key, in the order of the documentation. A table stands before what is in it.
+#[rustfmt::skip] // One key, one line or two: it is read as a table.
+pub const KEYS: &[Key] = &[
+    key("version", Kind::Integer { min: 1, max: 1 }, ALL, "Version of this format.").required(),
+    key("serial", Kind::Integer { min: 0, max: i64::MAX.cast_unsigned() }, ALL, "Counts changes of the file. Never goes down; raised by the tools.").default("0"),
+    key("deadline", Kind::Duration { min: 10, max: HOUR }, "init", "All of `init`, from start to exit.").default("\"5m\"").env("COUNTERSIGN_DEADLINE"),
+    key("for", Kind::Table, ALL, "Whom the file was written for. Needed where a KBS delivers it."),
+    key("for.namespace", Kind::Text(&NAMESPACE), ALL, "Kubernetes namespace.").required().env("COUNTERSIGN_NAMESPACE"),
+    key("for.workload", Kind::Text(&WORKLOAD), ALL, "Name of the Deployment, StatefulSet, Job, …").required().env("COUNTERSIGN_WORKLOAD"),
+
+    key("kbs", Kind::Table, ALL, "How to reach the KBS."),
+    key("kbs.url", Kind::Texts { of: &KBS_URL, min: 0, max: 8 }, ALL, "Addresses, tried in order. May be empty with `via = [\"cdh\"]`.").default("[]"),
+    key("kbs.ca", Kind::Text(&PEM), ALL, "The ONLY roots that https to the KBS trusts (unless `system_roots`)."),
+    key("kbs.system_roots", Kind::Bool, ALL, "Trust the web's roots too.").default("false"),
+    key("kbs.allow_http", Kind::Bool, ALL, "Let `url` be plain http outside loopback. Secrets stay encrypted; who sent them is not proven. Not in an unmeasured file.").default("false"),
+    key("kbs.via", Kind::Words(VIA), ALL, "Ways to the KBS; the first that the guest offers is taken. Only `cdh` in an unmeasured file.").default("all, in this order"),
+    key("kbs.canary", Kind::Text(&KBS_URI), "diagnose", "A resource that no guest may read. If the KBS releases it, its policy is too lax."),
+
+    key("secrets", Kind::Table, FETCH, "What to fetch, and where to put it."),
+    key("secrets.directory", Kind::Text(&ABSOLUTE), FETCH, "Where the set is published. Must be memory: tmpfs or ramfs.").default("\"/run/countersign/secrets\"").env("COUNTERSIGN_SECRETS_DIRECTORY"),
+    key("secrets.sealed_keys", Kind::Texts { of: &KBS_URI, min: 0, max: 16 }, FETCH, "The only keys a sealed secret may be signed with.").default("[]"),
+    key("secrets.refresh", Kind::Duration { min: 60, max: 24 * HOUR }, SIDECAR, "How often the set is fetched again. Absent: never."),
+    key("secrets.file", Kind::Tables { max: MAX_FILES }, FETCH, "One secret, one file.").env("COUNTERSIGN_SECRETS"),
+    key("secrets.file[].path", Kind::Text(&RELATIVE), FETCH, "Where the file stands below `directory`.").required(),
+    key("secrets.file[].from", Kind::Text(&SOURCE), FETCH, "Where the value comes from: a resource, or a sealed secret.").required(),
+    key("secrets.file[].resource", Kind::Text(&KBS_URI), FETCH, "The resource that a sealed `from` must name. Required beside it in a delivered-unproven file."),
+    key("secrets.file[].mode", Kind::Text(&MODE), FETCH, "Permission bits. Others never write.").default("\"0440\""),
+    key("secrets.file[].owner", Kind::Integer { min: 0, max: MAX_ID }, FETCH, "Numeric owner. Needs CAP_CHOWN. Absent: countersign's own uid."),
+    key("secrets.file[].group", Kind::Integer { min: 0, max: MAX_ID }, FETCH, "Numeric group. Absent: the directory's (fsGroup)."),
+    key("secrets.file[].expect", Kind::Table, FETCH, "What the value must look like before anything is published."),
+    key("secrets.file[].expect.format", Kind::Word(FORMATS), FETCH, "Form of the content.").default("\"any\""),
+    key("secrets.file[].expect.key", Kind::Text(&RELATIVE), FETCH, "With `tls-pair`: the file of this set that holds the private key. Absent: the same file."),
+    key("secrets.file[].expect.min_bytes", Kind::Integer { min: 0, max: MAX_BYTES }, FETCH, "Fewest bytes.").default("1"),
+    key("secrets.file[].expect.max_bytes", Kind::Integer { min: 1, max: MAX_BYTES }, FETCH, "Most bytes. All files together: at most 256 MiB.").default("1048576"),
+    key("secrets.file[].expect.sha256", Kind::Text(&SHA256), FETCH, "SHA-256 of the whole value."),
+    key("secrets.file[].expect.equals", Kind::Text(&EXACT), FETCH, "The whole value, exactly."),
+    key("secrets.gate", Kind::Tables { max: MAX_GATES }, FETCH, "What must hold before anything is published.").env("COUNTERSIGN_GATE"),
+    key("secrets.gate[].from", Kind::Text(&KBS_URI), FETCH, "The resource to read.").required(),
+    key("secrets.gate[].equals", Kind::Text(&EXACT), FETCH, "Its value, exactly.").required(),
+
+    key("identity", Kind::Table, SIDECAR, "Who this workload is to its peers."),
+    key("identity.source", Kind::Word(&["self", "kbs-certificate", "issuer"]), SIDECAR, "Who certifies the key.").required(),
+    key("identity.spiffe", Kind::Text(&SPIFFE), SIDECAR, "Its SPIFFE identity."),
+    key("identity.dns", Kind::Texts { of: &DNS, min: 0, max: 16 }, SIDECAR, "Its DNS names.").default("[]"),
+    key("identity.lifetime", Kind::Duration { min: 300, max: 24 * HOUR }, SIDECAR, "Life of one certificate.").default("\"1h\""),
+
+    key("peers", Kind::Table, SIDECAR, "Who peers must prove to be."),
+    key("peers.trust", Kind::Word(&["roots", "evidence", "both"]), SIDECAR, "What makes a peer's certificate count.").required(),
+    key("peers.roots", Kind::Text(&KBS_URI), SIDECAR, "Resource with the roots of the mesh. Required unless `trust = \"evidence\"`."),
+    key("peers.evidence", Kind::Table, SIDECAR, "What a peer's evidence must show. Required unless `trust = \"roots\"`."),
+    key("peers.evidence.token_roots", Kind::Text(&KBS_URI), SIDECAR, "Resource with the roots of the verifier's tokens.").required(),
+    key("peers.evidence.pins", Kind::Text(&KBS_URI), SIDECAR, "Resource with the digests allowed for each identity.").required(),
+    key("peers.evidence.max_age", Kind::Duration { min: 60, max: 24 * HOUR }, SIDECAR, "Oldest attestation that counts.").required(),
+
+    key("inbound", Kind::Tables { max: 32 }, SIDECAR, "A port that peers reach the app through."),
+    key("inbound[].listen", Kind::Text(&SOCKET), SIDECAR, "Address to listen on.").required(),
+    key("inbound[].app", Kind::Text(&LOCAL), SIDECAR, "Where the app listens.").required(),
+    key("inbound[].protocol", Kind::Word(&["http", "tcp"]), SIDECAR, "What is spoken.").default("\"http\""),
+    key("inbound[].allow", Kind::Texts { of: &SPIFFE_PATTERN, min: 1, max: 256 }, SIDECAR, "Who may connect. `*` is exactly one whole segment.").required(),
+    key("inbound[].forward_identity", Kind::Word(&["xfcc", "proxy-v2", "none"]), SIDECAR, "How the app learns who calls.").default("\"xfcc\" for http, \"none\" for tcp"),
+    key("inbound[].probes", Kind::Texts { of: &HTTP_PATH, min: 0, max: 8 }, SIDECAR, "Paths of the app that the health port asks for.").default("[]"),
+    key("inbound[].exposure", Kind::Word(&["refuse", "warn"]), SIDECAR, "What happens when the app listens on more than loopback.").default("\"refuse\""),
+
+    key("outbound", Kind::Tables { max: 32 }, SIDECAR, "A local port that reaches one peer."),
+    key("outbound[].listen", Kind::Text(&LOCAL), SIDECAR, "Where the app dials.").required(),
+    key("outbound[].to", Kind::Text(&HOST_PORT), SIDECAR, "Where the peer listens.").required(),
+    key("outbound[].peer", Kind::Text(&SPIFFE), SIDECAR, "Who must answer there.").required(),
+
+    key("health", Kind::Table, ALL, "`/startupz`, `/livez`, `/readyz`."),
+    key("health.listen", Kind::Text(&SOCKET), ALL, "Address to listen on.").required(),
+    key("metrics", Kind::Table, ALL, "Prometheus metrics."),
+    key("metrics.listen", Kind::Text(&SOCKET), ALL, "Address to listen on.").required(),
+
+    key("log", Kind::Table, ALL, "What is logged."),
+    key("log.level", Kind::Word(LEVELS), ALL, "Most detailed level that is written.").default("\"info\"").env("COUNTERSIGN_LOG"),
+    key("log.format", Kind::Word(&["text", "json"]), ALL, "How lines look.").default("\"text\"").env("COUNTERSIGN_LOG_FORMAT"),
+
+    key("overrides", Kind::Table, ALL, "What this file leaves to the environment."),
+    key("overrides.allow_env", Kind::Words(SAFE), ALL, "Variables that may differ from this file."),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_listed_once_and_below_its_table() {
+        for (index, key) in KEYS.iter().enumerate() {
+            assert!(KEYS.iter().skip(index + 1).all(|other| other.path != key.path), "{} twice", key.path);
+            let parent = key.parent();
+            if !parent.is_empty() {
+                let above = KEYS.iter().take(index).find(|k| k.path == parent.trim_end_matches("[]"));
+                let above = above.unwrap_or_else(|| panic!("{} stands before its table", key.path));
+                let array = matches!(above.kind, Kind::Tables { .. });
+                assert_eq!(array, parent.ends_with("[]"), "{}", key.path);
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_says_what_it_means_in_a_sentence() {
+        for key in KEYS {
+            assert!(key.meaning.ends_with(['.', '…']) && key.meaning.len() < 160, "{}", key.path);
+            assert!(!key.required || key.default.is_empty(), "{} is required and has a default", key.path);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The tables of the long-running roles, read.
+
+use std::time::Duration;
+
+use super::super::decode::{Decoder, Section};
+use super::super::grammar::{dns, host_port, http_path, local, socket};
+use super::super::roles::{
+    Exposure, ForwardIdentity, Identity, IdentitySource, Inbound, Outbound, PeerEvidence, Peers, Protocol, Roles,
+};
+use super::super::spiffe::{SpiffeId, SpiffePattern};
+use crate::formats::kbs_uri::KbsUri;
+
+/// Life of one certificate where none is written: short enough that nobody waits for a
+/// revocation, long enough for a KBS that is away for a while.
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
+
+pub(super) fn read(d: &mut Decoder, top: &mut Section<'_>) -> Roles {
+    let mut roles = Roles {
+        identity: top.table(d, "identity").and_then(|section| identity(d, section)),
+        peers: top.table(d, "peers").and_then(|section| peers(d, section)),
+        ..Roles::default()
+    };
+    for section in top.tables(d, "inbound") {
+        roles.inbound.extend(inbound(d, section));
+    }
+    for section in top.tables(d, "outbound") {
+        roles.outbound.extend(outbound(d, section));
+    }
+    if let Some(mut section) = top.table(d, "health") {
+        roles.health = section.text(d, "listen", socket);
+        section.finish(d);
+    }
+    if let Some(mut section) = top.table(d, "metrics") {
+        roles.metrics = section.text(d, "listen", socket);
+        section.finish(d);
+    }
+    roles
+}
+
+fn identity(d: &mut Decoder, mut section: Section<'_>) -> Option<Identity> {
+    let source = section.word(d, "source").and_then(|word| match word {
+        "self" => Some(IdentitySource::Own),
+        "kbs-certificate" => Some(IdentitySource::KbsCertificate),
+        "issuer" => Some(IdentitySource::Issuer),
+        _ => None,
+    });
+    let spiffe = section.text(d, "spiffe", SpiffeId::parse);
+    let dns = section.texts(d, "dns", dns).unwrap_or_default();
+    let lifetime = section.duration(d, "lifetime").unwrap_or(DEFAULT_LIFETIME);
+    section.finish(d);
+    Some(Identity { source: source?, spiffe, dns, lifetime })
+}
+
+fn peers(d: &mut Decoder, mut section: Section<'_>) -> Option<Peers> {
+    let trust = section.word(d, "trust");
+    let before = d.problems.len();
+    let roots = section.text(d, "roots", KbsUri::parse);
+    let evidence = section.table(d, "evidence").and_then(|section| evidence(d, section));
+    // What is wrong has been told; that it is missing too would not be true.
+    let told = d.problems.len() > before;
+    let key = section.full("trust");
+    let mut missing = |what: &str| {
+        if !told {
+            d.problem(&key, format!("needs `{what}`"), format!("add `{what}`, or choose another `trust`"));
+        }
+        None
+    };
+    let peers = match (trust, roots, evidence) {
+        (Some("roots"), Some(roots), None) => Some(Peers::Roots(roots)),
+        (Some("evidence"), None, Some(evidence)) => Some(Peers::Evidence(evidence)),
+        (Some("both"), Some(roots), Some(evidence)) => Some(Peers::Both(roots, evidence)),
+        (Some("roots" | "both"), None, _) => missing("peers.roots"),
+        (Some("evidence" | "both"), _, None) => missing("[peers.evidence]"),
+        (Some("roots"), Some(_), Some(_)) => {
+            d.problem(&key, "does not use `[peers.evidence]`", "write `trust = \"both\"`, or remove the table");
+            None
+        }
+        (Some("evidence"), Some(_), Some(_)) => {
+            d.problem(&key, "does not use `peers.roots`", "write `trust = \"both\"`, or remove `roots`");
+            None
+        }
+        _ => None,
+    };
+    section.finish(d);
+    peers
+}
+
+fn evidence(d: &mut Decoder, mut section: Section<'_>) -> Option<PeerEvidence> {
+    let token_roots = section.text(d, "token_roots", KbsUri::parse);
+    let pins = section.text(d, "pins", KbsUri::parse);
+    let max_age = section.duration(d, "max_age");
+    section.finish(d);
+    Some(PeerEvidence { token_roots: token_roots?, pins: pins?, max_age: max_age? })
+}
+
+fn inbound(d: &mut Decoder, mut section: Section<'_>) -> Option<Inbound> {
+    let listen = section.text(d, "listen", socket);
+    let app = section.text(d, "app", local);
+    let protocol = match section.word(d, "protocol") {
+        Some("tcp") => Protocol::Tcp,
+        _ => Protocol::Http,
+    };
+    let allow = section.texts(d, "allow", SpiffePattern::parse);
+    let forward_identity = match (section.word(d, "forward_identity"), protocol) {
+        (Some("xfcc") | None, Protocol::Http) => ForwardIdentity::Xfcc,
+        (Some("proxy-v2"), Protocol::Tcp) => ForwardIdentity::ProxyV2,
+        (Some("none"), _) | (None, Protocol::Tcp) => ForwardIdentity::None,
+        (Some(_), _) => {
+            let key = section.full("forward_identity");
+            d.problem(&key, "does not fit `protocol`", "write `xfcc` with http, `proxy-v2` with tcp, or `none`");
+            ForwardIdentity::None
+        }
+    };
+    let probes = section.texts(d, "probes", http_path).unwrap_or_default();
+    let exposure = match section.word(d, "exposure") {
+        Some("warn") => Exposure::Warn,
+        _ => Exposure::Refuse,
+    };
+    section.finish(d);
+    Some(Inbound { listen: listen?, app: app?, protocol, allow: allow?, forward_identity, probes, exposure })
+}
+
+fn outbound(d: &mut Decoder, mut section: Section<'_>) -> Option<Outbound> {
+    let listen = section.text(d, "listen", local);
+    let to = section.text(d, "to", host_port);
+    let peer = section.text(d, "peer", SpiffeId::parse);
+    section.finish(d);
+    Some(Outbound { listen: listen?, to: to?, peer: peer? })
+}

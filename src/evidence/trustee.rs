@@ -1,0 +1,74 @@
+//! Evidence in the JSON that Trustee's verifiers take, as its own guest sends it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+
+use super::cert_table::{self, Entry};
+use super::eventlog::EventLog;
+use super::snp::Report;
+
+/// What ends an event log that Trustee's guest sends: eight bytes of ones (guest-components v0.21,
+/// `EL_END_FLAG`).
+const LOG_END: [u8; 8] = [0xff; 8];
+
+#[derive(Serialize)]
+struct Snp<'a> {
+    attestation_report: &'a Report,
+    cert_chain: Option<Vec<Entry>>,
+}
+
+#[derive(Serialize)]
+struct Tdx {
+    cc_eventlog: Option<String>,
+    quote: String,
+}
+
+/// Evidence for the TEE `snp`: one JSON object. `certificates` are those of the report's table, in
+/// its order; a table without VCEK and VLEK becomes `null`, since Trustee refuses a list without.
+///
+/// Fails only where memory does.
+pub fn snp(report: &Report, certificates: Vec<Entry>) -> serde_json::Result<String> {
+    serde_json::to_string(&Snp { attestation_report: report, cert_chain: cert_table::chain(certificates) })
+}
+
+/// Evidence for the TEE `tdx`: one JSON object. The quote is passed on as it came, padding
+/// included. The log is the firmware's; without it Trustee cannot replay the runtime registers.
+///
+/// Fails only where memory does.
+pub fn tdx(quote: &[u8], log: Option<EventLog<'_>>) -> serde_json::Result<String> {
+    let cc_eventlog = log.map(|log| STANDARD.encode([log.bytes, &LOG_END].concat()));
+    serde_json::to_string(&Tdx { cc_eventlog, quote: STANDARD.encode(quote) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quote_alone_has_a_null_log() {
+        assert_eq!(tdx(b"quote", None).unwrap(), r#"{"cc_eventlog":null,"quote":"cXVvdGU="}"#);
+    }
+
+    #[test]
+    fn a_log_is_closed_with_ones() {
+        let log = EventLog { bytes: b"log", events: 0 };
+        let expected = STANDARD.encode(b"log\xff\xff\xff\xff\xff\xff\xff\xff");
+        assert_eq!(tdx(b"quote", Some(log)).unwrap(), format!(r#"{{"cc_eventlog":"{expected}","quote":"cXVvdGU="}}"#));
+    }
+
+    #[test]
+    fn a_report_without_its_vcek_has_a_null_chain() {
+        let mut bytes = [0; 1184];
+        bytes[0] = 2;
+        let report = Report::parse(&bytes).unwrap();
+        let ask = Entry { cert_type: "ASK", data: vec![48] };
+        for certificates in [vec![], vec![ask.clone()]] {
+            assert!(snp(&report, certificates).unwrap().ends_with(r#","cert_chain":null}"#));
+        }
+        let vcek = Entry { cert_type: "VCEK", data: vec![48, 130] };
+        let text = snp(&report, vec![vcek, ask]).unwrap();
+        let end = r#","cert_chain":[{"cert_type":"VCEK","data":[48,130]},{"cert_type":"ASK","data":[48]}]}"#;
+        assert!(text.ends_with(end), "{text}");
+    }
+}

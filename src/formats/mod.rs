@@ -1,0 +1,12 @@
+//! Formats of the field, parsed from hostile bytes. Pure: no I/O, no clock.
+
+pub mod ear;
+pub mod initdata;
+pub mod jcs;
+mod json;
+pub mod jwe;
+pub mod jwk;
+pub mod kbs_error;
+pub mod kbs_uri;
+pub mod runtime_data;
+pub mod sealed;

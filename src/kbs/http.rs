@@ -1,0 +1,143 @@
+//! One exchange over HTTP: request out, capped answer in, before a deadline. What went wrong is one
+//! of a few fixed words.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue};
+use reqwest::{Client, Method, Version, redirect, retry};
+use rustls::ClientConfig;
+use tokio::time::{Instant, timeout_at};
+
+use super::dns::{DnsProblem, Names};
+use super::error::Problem;
+use crate::tls;
+
+/// Connections kept open and used at once where the server does not speak HTTP/2.
+pub(super) const MAX_CONNECTIONS: usize = 4;
+
+/// How long name, connection and TLS together may take before the next URL is tried, where several
+/// are configured. A packet lost twice costs 3 s (RFC 6298).
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long an unused connection is kept. Shorter than the 60 s after which gateways drop theirs.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Most bytes of an answer's headers over HTTP/2, 32 KiB. Trustee sends about 300; gateways add some.
+const MAX_HEADERS: u32 = 32 * 1024;
+
+/// Most header lines of an answer over HTTP/1.1; the bytes are bounded by hyper's own buffer, 400 KiB.
+const MAX_HEADER_LINES: usize = 64;
+
+/// What is sent.
+pub(super) struct Request<'r> {
+    pub(super) method: Method,
+    pub(super) url: String,
+    pub(super) cookie: Option<&'r str>,
+    pub(super) json: Option<String>,
+}
+
+/// What came back, whole.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+    /// Whether many requests share the connection (HTTP/2).
+    pub(super) multiplexed: bool,
+}
+
+/// Connections to the KBSes of one configuration.
+#[derive(Clone)]
+pub(super) struct Http {
+    client: Client,
+}
+
+impl Http {
+    /// `tls` decides whom to trust. No proxy, no redirect, no cookie store, no silent retry.
+    pub(super) fn new(mut tls: ClientConfig, names: Names) -> Result<Self, Problem> {
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .dns_resolver(names)
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            // One place counts tries, and it is not here.
+            .retry(retry::never())
+            .connect_timeout(CONNECT)
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(MAX_CONNECTIONS)
+            .http1_max_headers(MAX_HEADER_LINES)
+            .http2_max_header_list_size(MAX_HEADERS)
+            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|_| Problem::Setup)?;
+        Ok(Self { client })
+    }
+
+    /// Sends, and reads the answer to its end: at most `cap` bytes, until `until`.
+    pub(super) async fn exchange(&self, request: Request<'_>, cap: usize, until: Instant) -> Result<Answer, Problem> {
+        timeout_at(until, self.whole(request, cap)).await.unwrap_or(Err(Problem::Late))
+    }
+
+    async fn whole(&self, request: Request<'_>, cap: usize) -> Result<Answer, Problem> {
+        let mut builder = self.client.request(request.method, request.url);
+        if let Some(cookie) = request.cookie {
+            let mut value = HeaderValue::from_str(cookie).map_err(|_| Problem::Setup)?;
+            value.set_sensitive(true);
+            builder = builder.header(COOKIE, value);
+        }
+        if let Some(json) = request.json {
+            builder = builder.header(CONTENT_TYPE, "application/json").body(json);
+        }
+        let mut response = builder.send().await.map_err(|error| problem(&error))?;
+        let mut answer = Answer {
+            status: response.status().as_u16(),
+            headers: std::mem::take(response.headers_mut()),
+            body: Vec::new(),
+            multiplexed: response.version() == Version::HTTP_2,
+        };
+        while let Some(chunk) = response.chunk().await.map_err(|error| problem(&error))? {
+            let room = cap.saturating_sub(answer.body.len());
+            if chunk.len() > room && answer.status == 200 {
+                return Err(Problem::TooLong);
+            }
+            answer.body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
+            // A gateway's page is known by its start.
+            if answer.body.len() >= cap && answer.status != 200 {
+                break;
+            }
+        }
+        Ok(answer)
+    }
+}
+
+/// What an error of the HTTP client means. Only types and kinds are looked at, never texts.
+fn problem(error: &reqwest::Error) -> Problem {
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(inner) = next {
+        if let Some(name) = inner.downcast_ref::<DnsProblem>() {
+            return Problem::Name(*name);
+        }
+        if let Some(found) = inner.downcast_ref::<io::Error>().and_then(io_problem) {
+            return found;
+        }
+        if inner.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+            return Problem::NotHttp;
+        }
+        next = inner.source();
+    }
+    if error.is_connect() { Problem::NoConnection } else { Problem::Closed }
+}
+
+fn io_problem(error: &io::Error) -> Option<Problem> {
+    if let Some(tls) = tls::explain_io(error) {
+        return Some(Problem::Tls(tls));
+    }
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        return Some(Problem::ConnectionRefused);
+    }
+    // Each layer wraps the one below in an error of its own kind; `source` skips the wrapped one.
+    error.get_ref()?.downcast_ref::<io::Error>().and_then(io_problem)
+}

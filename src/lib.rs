@@ -1,0 +1,36 @@
+//! countersign: what happens inside a confidential pod before the app may trust anything.
+//!
+//! The layers, top to bottom; a room may import the layers below it, never above, and sideways
+//! only inside itself (`tests/layers.rs` holds the code to that):
+//!
+//! | layer | rooms |
+//! |---|---|
+//! | roles | [`role`], [`tool`] |
+//! | flows | [`access`], [`secrets`] |
+//! | ports | [`guest_api`], [`kbs`], [`ramdir`], [`tsm`], [`tls`], [`observe`], [`ports`], [`cli`] |
+//! | facts | [`formats`], [`evidence`], [`config`], [`finding`], [`secret`] |
+
+pub mod access;
+pub mod cli;
+pub mod config;
+pub mod evidence;
+pub mod finding;
+pub mod formats;
+pub mod guest_api;
+pub mod kbs;
+pub mod observe;
+pub mod ports;
+pub mod ramdir;
+pub mod role;
+pub mod secret;
+pub mod secrets;
+pub mod tls;
+pub mod tool;
+pub mod tsm;
+
+use std::process::ExitCode;
+
+/// Runs the binary of the image in the given world.
+pub fn run(ports: &ports::Ports) -> ExitCode {
+    role::run(ports, tool::run_config)
+}

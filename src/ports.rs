@@ -1,0 +1,96 @@
+//! The outside world, in one value.
+//!
+//! The shipped `main` is `run(Ports::real())`, which reads no override: no environment variable,
+//! file or flag can point the shipped binary at another guest API, clock or file system. The
+//! testbed builds a second program from the same library with [`Ports`] of its own.
+
+pub mod tsm_fs;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Where api-server-rest listens in every CoCo guest. A literal address: names resolve through
+/// files and servers that the control plane writes.
+pub const GUEST_API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8006);
+
+/// Called at each named step of publishing. The shipped one does nothing; the testbed's kills the
+/// process at the step it was told.
+pub type FailPoint = Arc<dyn Fn(&'static str) + Send + Sync>;
+
+/// The wall clock. Deadlines and waits use tokio's monotonic clock; this one dates receipts and
+/// judges certificates, and it can lie (the host sets it).
+pub type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// Everything the program takes from outside itself.
+#[derive(Clone)]
+pub struct Ports {
+    /// Program name and arguments, as typed.
+    pub args: Vec<OsString>,
+    /// The environment, copied once at start. Written by whoever writes the pod's manifest.
+    pub env: BTreeMap<OsString, OsString>,
+    /// The guest's REST service.
+    pub guest_api: SocketAddr,
+    /// The wall clock.
+    pub wall: WallClock,
+    /// Fail points of publishing.
+    pub fail: FailPoint,
+    /// Where procfs is mounted (`/proc`).
+    pub proc: PathBuf,
+    /// Where sysfs is mounted (`/sys`).
+    pub sys: PathBuf,
+    /// The kernel's directory of reports, below `/sys/kernel/config`.
+    pub tsm: Arc<dyn tsm_fs::TsmFs>,
+    /// Where initdata is mounted for us, if it is: fixed, never from configuration.
+    pub initdata: PathBuf,
+    /// The kubelet's termination message file.
+    pub termination_log: PathBuf,
+    /// Put before every line of a simulated run. `None` in the shipped binary.
+    pub banner: Option<&'static str>,
+}
+
+impl Ports {
+    /// The real world. Reads no override.
+    #[allow(clippy::disallowed_methods)] // The one place that reads the process's surroundings.
+    pub fn real() -> Self {
+        Self {
+            args: std::env::args_os().collect(),
+            env: std::env::vars_os().collect(),
+            guest_api: GUEST_API,
+            wall: Arc::new(SystemTime::now),
+            fail: Arc::new(|_| {}),
+            proc: PathBuf::from("/proc"),
+            sys: PathBuf::from("/sys"),
+            tsm: Arc::new(tsm_fs::RealFs::kernel()),
+            initdata: PathBuf::from("/run/countersign/initdata"),
+            termination_log: PathBuf::from("/dev/termination-log"),
+            banner: None,
+        }
+    }
+
+    /// Seconds since 1970, 0 for a clock before that.
+    pub fn unix_now(&self) -> u64 {
+        (self.wall)().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+    }
+
+    /// Prints to standard output, the banner before every line. A closed pipe ends it quietly.
+    pub fn say(&self, text: &str) {
+        print_lines(&mut std::io::stdout().lock(), self.banner, text);
+    }
+
+    /// Prints to standard error, the banner before every line.
+    pub fn say_err(&self, text: &str) {
+        print_lines(&mut std::io::stderr().lock(), self.banner, text);
+    }
+}
+
+fn print_lines(out: &mut dyn std::io::Write, banner: Option<&str>, text: &str) {
+    for line in text.lines() {
+        if writeln!(out, "{}{line}", banner.unwrap_or_default()).is_err() {
+            break;
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The roles of the binary in the image: compose only; no protocol, no crypto, no parsing.
+
+mod boot;
+mod get;
+mod init;
+mod report;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::cli::{self, Command, Countersign};
+use crate::config::Provenance;
+use crate::finding::{Class, Finding, printable};
+use crate::ports::Ports;
+
+/// How a role ended, for the report.
+struct Ended {
+    role: &'static str,
+    provenance: Option<Provenance>,
+    result: Result<String, Finding>,
+}
+
+/// Variables that kubectl-coco's manifests set. A build with feature `compat` will answer them.
+const KUBECTL_COCO: [&str; 5] = ["TLS_CERT_URI", "TLS_KEY_URI", "CLIENT_CA_URI", "HTTPS_PORT", "FORWARD_PORT"];
+
+/// Runs whatever the command line or `COUNTERSIGN_ROLE` asks for.
+///
+/// `config` runs `countersign config …`, which is a tool and so a neighbour this room may not import.
+pub fn run(ports: &Ports, config: fn(&Ports, &cli::Config) -> u8) -> ExitCode {
+    harden();
+    quiet_panics(ports);
+    // One catch around everything: a fault of ours is a refusal with a code, not an abort.
+    let code = catch_unwind(AssertUnwindSafe(|| dispatch(ports, config))).unwrap_or_else(|_| {
+        let result = Err(Finding::new(Class::Bug, "an internal check failed; the line above names its place"));
+        report::end(ports, &Ended { role: "countersign", provenance: None, result })
+    });
+    ExitCode::from(code)
+}
+
+fn dispatch(ports: &Ports, config: fn(&Ports, &cli::Config) -> u8) -> u8 {
+    let cli = match Countersign::try_parse_from(&ports.args) {
+        Ok(cli) => cli,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            ports.say(error.to_string().trim_end());
+            return 0;
+        }
+        Err(error) => return report::usage(ports, &error.to_string()),
+    };
+    let command = match cli.command {
+        Some(command) => command,
+        None => match role_from_env(ports) {
+            Ok(command) => command,
+            Err(finding) => {
+                return report::end(ports, &Ended { role: "countersign", provenance: None, result: Err(finding) });
+            }
+        },
+    };
+    match command {
+        Command::Init(arguments) => report::end(ports, &in_runtime(ports, "init", init::run(ports, &arguments))),
+        Command::Get(arguments) => report::end(ports, &in_runtime(ports, "get", get::run(ports, &arguments))),
+        Command::Config(command) => config(ports, &command),
+    }
+}
+
+fn in_runtime(_: &Ports, role: &'static str, work: impl Future<Output = Ended>) -> Ended {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => Ended {
+            role,
+            provenance: None,
+            result: Err(Finding::new(Class::Bug, format!("the asynchronous runtime did not start: {error}"))
+                .next("raise the container's limits on processes and open files")),
+        },
+    }
+}
+
+/// The image's entrypoint has no arguments: the environment names the role.
+fn role_from_env(ports: &Ports) -> Result<Command, Finding> {
+    let role = ports.env.iter().find(|(name, _)| *name == "COUNTERSIGN_ROLE").map(|(_, value)| value);
+    let Some(role) = role else {
+        return Err(no_role(ports));
+    };
+    match role.to_str() {
+        Some("init") => Ok(Command::Init(cli::Init { config: None })),
+        Some(later @ ("sidecar" | "diagnose" | "issuer")) => {
+            Err(Finding::new(Class::Usage, format!("COUNTERSIGN_ROLE={later} is not in this release"))
+                .why("this release has the role `init`, and the commands `get` and `config`")
+                .next("set COUNTERSIGN_ROLE=init, or use an image of a later release"))
+        }
+        _ => Err(Finding::new(
+            Class::Usage,
+            format!("COUNTERSIGN_ROLE={} is no role", printable(&role.to_string_lossy(), 40)),
+        )
+        .next("set COUNTERSIGN_ROLE=init in the container's env")),
+    }
+}
+
+fn no_role(ports: &Ports) -> Finding {
+    if let Some(name) = KUBECTL_COCO.iter().find(|name| ports.env.iter().any(|(key, _)| key == *name)) {
+        return Finding::new(Class::Config, format!("the environment has kubectl-coco's {name}, and no COUNTERSIGN_ROLE"))
+            .why("this build does not answer kubectl-coco's variables: a compatible build is an image of its own, so that the measured policy, not an env variable, chooses it")
+            .next("set COUNTERSIGN_ROLE=init and COUNTERSIGN_SECRETS in the container's env");
+    }
+    Finding::new(Class::Usage, "no command, and no COUNTERSIGN_ROLE in the environment")
+        .next("set COUNTERSIGN_ROLE=init in the container's env, or run `countersign --help`")
+}
+
+/// No core file, no ptrace, no readable /proc/self/mem: a secret in memory stays there.
+fn harden() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    // Both only ever lower what we may do; neither fails on Linux for one's own process.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    // The modes of what we make are ours to choose, not whoever started us; 022 masks none of them.
+    let _ = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+}
+
+/// A panic's message may hold a value; its place cannot.
+fn quiet_panics(ports: &Ports) {
+    let ports = ports.clone();
+    std::panic::set_hook(Box::new(move |info| {
+        let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        ports.say_err(&format!("countersign: internal check failed at {place}"));
+    }));
+}

@@ -1,0 +1,59 @@
+//! Tools for workstations and CI. `config` is in both binaries; the rest is in
+//! `kubectl-countersign` only, which is never in the image.
+
+pub mod config;
+mod initdata;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::cli::{self, Kubectl, Tool};
+use crate::finding::{Class, Finding};
+use crate::ports::Ports;
+
+/// Runs `kubectl countersign …`.
+pub fn run(ports: &Ports) -> ExitCode {
+    let code = match Kubectl::try_parse_from(&ports.args) {
+        Ok(Kubectl { command: Tool::Config(command) }) => run_config(ports, &command),
+        Ok(Kubectl { command: Tool::Initdata(command) }) => finish(ports, initdata::run(&command)),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            finish(ports, Ok(error.to_string()))
+        }
+        Err(error) => {
+            ports.say_err(error.to_string().trim_end());
+            Class::Usage.code()
+        }
+    };
+    ExitCode::from(code)
+}
+
+/// Runs `config …`, which both binaries have.
+pub fn run_config(ports: &Ports, command: &cli::Config) -> u8 {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let ended = match command {
+        cli::Config::Check { files } => config::check(files, &mut out, &mut err),
+        cli::Config::Explain { file, provenance } => {
+            config::explain(file.as_deref(), *provenance, &ports.env, &[], &mut out, &mut err)
+        }
+        cli::Config::Schema => config::schema(&mut out),
+    };
+    ports.say(&String::from_utf8_lossy(&out));
+    ports.say_err(&String::from_utf8_lossy(&err));
+    // Writing to memory does not fail.
+    ended.unwrap_or(Class::Bug.code())
+}
+
+fn finish(ports: &Ports, result: Result<String, Finding>) -> u8 {
+    match result {
+        Ok(text) => {
+            ports.say(text.trim_end());
+            0
+        }
+        Err(finding) => {
+            ports.say_err(&finding.to_string());
+            finding.class.code()
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `countersign-sim`: countersign with its outside world exchanged. It prints SIMULATED on every
+//! line, is in no image, and carries a mark that must not be found in the shipped binary.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use countersign::ports::{FailPoint, Ports};
+use rustix::process::Signal;
+
+/// Found in `countersign-sim`, never in `countersign`: a test looks for it in both.
+pub const MARKER: &str = "countersign-sim/never-ship/7d1c0f3a-mark";
+
+/// Put before every line.
+pub const BANNER: &str = "SIMULATED: ";
+
+/// `EX_USAGE` of sysexits(3), as the product's own.
+const USAGE: u8 = 64;
+
+const HELP: &str = "\
+flags of countersign-sim, before or among countersign's own:
+  --sim-guest-api ADDR        the guest's REST service, in place of 127.0.0.1:8006
+  --sim-fail-at POINT[=HOW]   at this fail point of publishing: kill (the default: SIGKILL) or
+                              stop (SIGSTOP, to be looked at and continued)
+  --sim-clock-offset SECONDS  move the wall clock; may be negative
+  --sim-proc DIR              procfs, in place of /proc";
+
+/// `countersign-sim`'s `main`: `typed` are its name and arguments.
+pub fn main(typed: Vec<OsString>) -> ExitCode {
+    // Printed so that it is in the binary for certain, and in the reader's mind too.
+    eprintln!("{BANNER}this is {MARKER}; nothing it says is proof of anything");
+    match ports(typed) {
+        Ok(ports) => countersign::run(&ports),
+        Err(problem) => {
+            eprintln!("{BANNER}{problem}\n{HELP}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// The outside world as the flags say. Flags that are not ours stay in `args`.
+fn ports(typed: Vec<OsString>) -> Result<Ports, String> {
+    let mut ports = Ports { args: Vec::new(), banner: Some(BANNER), ..Ports::real() };
+    let mut typed = typed.into_iter();
+    while let Some(arg) = typed.next() {
+        let mut value = || {
+            let text = typed.next().and_then(|value| value.into_string().ok());
+            text.ok_or_else(|| format!("{} needs a value", arg.display()))
+        };
+        match arg.to_str() {
+            Some("--sim-guest-api") => ports.guest_api = parse::<SocketAddr>(&value()?, "an address with a port")?,
+            Some("--sim-fail-at") => ports.fail = fail_at(&value()?)?,
+            Some("--sim-clock-offset") => {
+                let seconds = parse::<i64>(&value()?, "a whole number of seconds")?;
+                ports.wall = Arc::new(move || moved(seconds));
+            }
+            Some("--sim-proc") => ports.proc = PathBuf::from(value()?),
+            Some(other) if other.starts_with("--sim-") => return Err(format!("{other} is not known")),
+            _ => ports.args.push(arg),
+        }
+    }
+    Ok(ports)
+}
+
+fn parse<T: FromStr>(text: &str, what: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("`{text}` is not {what}"))
+}
+
+fn fail_at(text: &str) -> Result<FailPoint, String> {
+    let (point, how) = text.split_once('=').unwrap_or((text, "kill"));
+    let signal = match how {
+        "kill" => Signal::KILL,
+        "stop" => Signal::STOP,
+        other => return Err(format!("`{other}` is no way to fail")),
+    };
+    let point = point.to_owned();
+    Ok(Arc::new(move |reached| {
+        if reached == point {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+        }
+    }))
+}
+
+fn moved(seconds: i64) -> SystemTime {
+    let by = Duration::from_secs(seconds.unsigned_abs());
+    let now = SystemTime::now();
+    let then = if seconds < 0 { now.checked_sub(by) } else { now.checked_add(by) };
+    then.unwrap_or(SystemTime::UNIX_EPOCH)
+}
