@@ -4,6 +4,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::finding::Class;
+use crate::ports::testing::RefusingPort;
 
 const OCTETS: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\n";
 
@@ -158,9 +159,8 @@ async fn a_broken_head_is_never_a_secret() {
 
 #[tokio::test]
 async fn a_refused_connection_is_told_apart_from_a_broken_one() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let api = GuestApi::new(listener.local_addr().unwrap());
-    drop(listener);
+    let refusing = RefusingPort::new();
+    let api = GuestApi::new(refusing.addr());
     let error = api.resource(&uri(), 64).await.err().unwrap();
     assert!(error.is_refused() && error.is_retryable());
 }

@@ -3,6 +3,7 @@ use std::sync::Mutex as StdMutex;
 use super::*;
 use crate::config::KbsUrl;
 use crate::kbs::testing::{Reply, Seen, TestKbs, VALUE, client, refusal};
+use crate::ports::testing::RefusingPort;
 use crate::tls::testing::{Leaf, TestCa};
 
 /// Evidence of a simulated guest, or what is wrong with it.
@@ -233,10 +234,8 @@ async fn a_try_that_the_deadline_cuts_short_does_not_hide_the_reason() {
 
 #[tokio::test]
 async fn a_refused_connection_is_tried_until_the_deadline() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
-    let url = KbsUrl { tls: false, host: "127.0.0.1".to_owned(), port, prefix: String::new() };
+    let refusing = RefusingPort::new();
+    let url = KbsUrl { tls: false, host: "127.0.0.1".to_owned(), port: refusing.port(), prefix: String::new() };
     let road = road_to(client(&[url], None), Guest::Gives("{}"), Duration::from_millis(300));
     let finding = road.fetch(&uri("a"), 100).await.err().unwrap();
     assert_eq!((finding.class, road.attestations()), (Class::Unreachable, 0));

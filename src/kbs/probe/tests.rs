@@ -12,6 +12,7 @@ use super::*;
 use crate::finding::Class;
 use crate::formats::kbs_error::Variant;
 use crate::kbs::testing::{Zone, name_server};
+use crate::ports::testing::RefusingPort;
 use crate::tls::testing::{Leaf, TestCa};
 
 /// Enough on a busy machine; tests that wait for silence take their own.
@@ -173,10 +174,8 @@ async fn https_without_a_ca_is_not_asked_and_blames_nobody() {
 
 #[tokio::test]
 async fn a_refused_connection_is_named() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
-    let report = probe_with(&url(false, "127.0.0.1", port), None, BUDGET, no_names).await;
+    let refusing = RefusingPort::new();
+    let report = probe_with(&url(false, "127.0.0.1", refusing.port()), None, BUDGET, no_names).await;
     assert_eq!(report.verdict(), &Verdict::ConnectRefused);
     let finding = report.finding().unwrap();
     assert_eq!(finding.class, Class::Unreachable);
