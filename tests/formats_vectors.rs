@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use countersign::finding::chain;
 use countersign::formats::ear::{ChainError, EarToken, Error, Expected, Freshness, Signer, Status, TrustAnchors};
+use countersign::formats::initdata::{AgentPolicy, Initdata};
 use countersign::formats::jwk::{self, EcPublicJwk};
 use countersign::formats::runtime_data::{Hash, RuntimeData, report_data};
 use countersign::formats::{jcs, jwe};
@@ -28,6 +29,7 @@ countersign_testbed::main! {
     tokens_of_a_real_kbs_are_believed_in_their_time [Vectors],
     a_real_token_is_refused_under_another_anchor [Vectors],
     chains_get_the_verdicts_that_trustee_gives [Vectors],
+    a_policy_of_the_real_generator_is_generated [Vectors],
 }
 
 fn read(path: &str) -> Vec<u8> {
@@ -159,4 +161,11 @@ fn is_key_of(der: &[u8], key: &Value) -> bool {
     let Ok(PublicKey::RSA(rsa)) = certificate.public_key().parsed() else { return false };
     let modulus: Vec<u8> = rsa.modulus.iter().copied().skip_while(|byte| *byte == 0).collect();
     URL_SAFE_NO_PAD.decode(key["n"].as_str().unwrap()).unwrap() == modulus
+}
+
+fn a_policy_of_the_real_generator_is_generated() {
+    let initdata = Initdata::parse(&read("trustee/integration-tests/tests/init-data-with-policy.toml")).unwrap();
+    assert_eq!(initdata.agent_policy(), AgentPolicy::Generated);
+    let initdata = Initdata::parse(&read("generated/initdata/initdata.toml")).unwrap();
+    assert_eq!(initdata.agent_policy(), AgentPolicy::Permissive);
 }

@@ -19,6 +19,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+mod policy;
+
+pub use policy::{AgentPolicy, policy_data};
+
 /// Most bytes of the compressed form, 1 MiB: annotations of a pod are limited to 256 KiB together,
 /// a `ConfigMap` to 1 MiB.
 pub const MAX_COMPRESSED: usize = 1024 * 1024;
@@ -190,6 +194,11 @@ impl Initdata {
     /// The policy of the Kata agent, `policy.rego`, if it is in there.
     pub fn policy(&self) -> Option<&str> {
         self.get("policy.rego")
+    }
+
+    /// What kind of policy that is, told from its text.
+    pub fn agent_policy(&self) -> AgentPolicy {
+        AgentPolicy::of(self.policy())
     }
 
     /// The KBS that the attestation agent attests to: `[token_configs.kbs]` of `aa.toml`.

@@ -74,6 +74,17 @@ fn its_parts_are_found() {
 }
 
 #[test]
+fn the_kind_of_its_agent_policy_is_told() {
+    let with = |data: &str| Initdata::parse(document("sha256", "0.1.0", data).as_bytes()).unwrap().agent_policy();
+    assert_eq!(with("\"aa.toml\" = ''"), AgentPolicy::Absent);
+    assert_eq!(with("\"policy.rego\" = 'package agent_policy'"), AgentPolicy::Permissive);
+    assert_eq!(
+        with("\"policy.rego\" = '''package agent_policy\npolicy_data := {\"containers\": [{}]}'''"),
+        AgentPolicy::Generated
+    );
+}
+
+#[test]
 fn a_kbs_that_is_not_named_or_not_readable_is_not_guessed() {
     let with = |data: &str| Initdata::parse(document("sha256", "0.1.0", data).as_bytes()).unwrap();
     assert_eq!(with("").kbs(), None);
