@@ -7,11 +7,14 @@
 //! |---|---|
 //! | roles | [`role`], [`tool`] |
 //! | flows | [`access`], [`secrets`] |
-//! | ports | [`guest_api`], [`kbs`], [`ramdir`], [`tsm`], [`tls`], [`observe`], [`ports`], [`cli`] |
+//! | ports | [`guest_api`], [`kbs`], [`ramdir`], [`tsm`], [`tls`], [`observe`], [`clock`], [`ports`], [`cli`] |
+//! | judges | [`appraise`] |
 //! | facts | [`formats`], [`evidence`], [`config`], [`finding`], [`secret`] |
 
 pub mod access;
+pub mod appraise;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod evidence;
 pub mod finding;

@@ -13,7 +13,8 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+
+use crate::clock::Clock;
 
 /// Where api-server-rest listens in every CoCo guest. A literal address: names resolve through
 /// files and servers that the control plane writes.
@@ -22,10 +23,6 @@ pub const GUEST_API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr:
 /// Called at each named step of publishing. The shipped one does nothing; the testbed's kills the
 /// process at the step it was told.
 pub type FailPoint = Arc<dyn Fn(&'static str) + Send + Sync>;
-
-/// The wall clock. Deadlines and waits use tokio's monotonic clock; this one dates receipts and
-/// judges certificates, and it can lie (the host sets it).
-pub type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// Everything the program takes from outside itself.
 #[derive(Clone)]
@@ -36,8 +33,8 @@ pub struct Ports {
     pub env: BTreeMap<OsString, OsString>,
     /// The guest's REST service.
     pub guest_api: SocketAddr,
-    /// The wall clock.
-    pub wall: WallClock,
+    /// The clock that dates receipts and judges certificates. Deadlines and waits use tokio's.
+    pub clock: Clock,
     /// Fail points of publishing.
     pub fail: FailPoint,
     /// Where procfs is mounted (`/proc`).
@@ -62,7 +59,7 @@ impl Ports {
             args: std::env::args_os().collect(),
             env: std::env::vars_os().collect(),
             guest_api: GUEST_API,
-            wall: Arc::new(SystemTime::now),
+            clock: Clock::system(),
             fail: Arc::new(|_| {}),
             proc: PathBuf::from("/proc"),
             sys: PathBuf::from("/sys"),
@@ -71,11 +68,6 @@ impl Ports {
             termination_log: PathBuf::from("/dev/termination-log"),
             banner: None,
         }
-    }
-
-    /// Seconds since 1970, 0 for a clock before that.
-    pub fn unix_now(&self) -> u64 {
-        (self.wall)().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
     }
 
     /// Prints to standard output, the banner before every line. A closed pipe ends it quietly.

@@ -24,11 +24,11 @@ fn init<'w>(world: &'w World, directory: &Path) -> Cmd<'w> {
 #[track_caller]
 fn refused(world: &World, directory: &Path) -> Run {
     let run = init(world, directory).run().refused(Class::Destination);
-    assert_eq!(world.guest_api().count(), 0, "nothing was fetched");
+    assert_eq!(world.guest_api().fetched(), 0, "nothing was fetched");
     let to = directory.join("one");
     let args = ["get", "kbs:///payments/db/password", "--to", to.to_str().unwrap()];
     world.countersign(&args).run().refused(Class::Destination);
-    assert_eq!(world.guest_api().count(), 0, "nothing was fetched");
+    assert_eq!(world.guest_api().fetched(), 0, "nothing was fetched");
     assert!(run.next_step().len() > 10);
     run
 }
@@ -147,7 +147,7 @@ fn somebody_elses_directory_in_the_volume_is_refused() {
     let volume = world.volume(&Volume::memory()).unwrap();
     std::fs::create_dir(world.outside(volume.join("secrets"))).unwrap();
     let run = init(&world, &volume.join("secrets")).uid(65532).run().refused(Class::Destination);
-    assert_eq!(world.guest_api().count(), 0, "{}", run.output());
+    assert_eq!(world.guest_api().fetched(), 0, "{}", run.output());
 }
 
 fn an_owner_without_the_capability_to_give_files_away_is_refused_before_fetching() {
@@ -166,7 +166,7 @@ fn an_owner_without_the_capability_to_give_files_away_is_refused_before_fetching
     let run =
         world.countersign(&["init", "--config", file.to_str().unwrap()]).uid(65532).run().refused(Class::Destination);
     assert!(run.output().contains("CAP_CHOWN"), "{}", run.output());
-    assert_eq!(world.guest_api().count(), 0);
+    assert_eq!(world.guest_api().fetched(), 0);
 }
 
 countersign_testbed::main! {

@@ -165,7 +165,7 @@ fn a_configuration_written_for_another_workload_is_refused() {
         .run()
         .refused(Class::Config);
     assert!(run.saw().contains("for"), "{}", run.output());
-    assert_eq!(world.guest_api().count(), 1, "nothing but the configuration was fetched");
+    assert_eq!(world.guest_api().fetched(), 1, "nothing but the configuration was fetched");
 }
 
 fn the_environment_cannot_change_what_was_delivered() {
@@ -214,7 +214,7 @@ fn all_mistakes_of_a_configuration_are_named_at_once() {
     .unwrap();
     let file = file.to_str().unwrap();
     world.countersign(&["init", "--config", file]).run().refused(Class::Config);
-    assert_eq!(world.guest_api().count(), 0);
+    assert_eq!(world.guest_api().fetched(), 0);
     let check = world.countersign(&["config", "check", file]).run().expect_code(78);
     let out = format!("{}{}", check.stdout, check.stderr);
     for part in [":2", "deadlin", "deadline", ":5", ":6", ":7"] {
@@ -223,7 +223,7 @@ fn all_mistakes_of_a_configuration_are_named_at_once() {
 }
 
 fn on_a_workstation_it_says_where_it_belongs() {
-    let world = World::new().unwrap();
+    let (world, _) = room(guest());
     let run = world.countersign(&["init"]).run();
     // A world has a termination log, which is what a pod looks like.
     assert!(run.code == Some(64) || run.code == Some(78), "{}", run.output());
@@ -294,7 +294,7 @@ fn a_sealed_secret_in_the_environment_is_refused() {
     let sealed = SealingKey::generate().seal("kbs:///payments/seal/key", "kbs:///payments/db/password");
     let run = by_env(&world, &directory, &format!("a={sealed}")).run().refused(Class::Config);
     assert!(!run.output().contains(&sealed));
-    assert_eq!(world.guest_api().count(), 0);
+    assert_eq!(world.guest_api().fetched(), 0);
 }
 
 countersign_testbed::main! {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use countersign::clock::Clock;
 use countersign::config::KbsUrl;
 use countersign::finding::Class;
 use countersign::formats::kbs_uri::KbsUri;
@@ -83,7 +84,8 @@ fn replay(answers: Vec<Vec<u8>>) -> (SocketAddr, JoinHandle<Vec<Asked>>) {
 
 fn client(at: SocketAddr) -> Client {
     let url = KbsUrl { tls: false, host: at.ip().to_string(), port: at.port(), prefix: String::new() };
-    let trust = Trust { ca: None, system_roots: false, allow_http: false };
+    let clock = Clock::system();
+    let trust = Trust { ca: None, system_roots: false, allow_http: false, clock: &clock };
     Client::new(&[url], &trust, Names::with(|| Resolver::with_servers(&[]))).unwrap()
 }
 

@@ -57,8 +57,8 @@ const ROOMS: &[(&str, Layer)] = &[
     ("secret", Layer::Facts),
 ];
 
-/// Beside, and allowed: the outside world's plain types, and TLS, which is in one place.
-const SHARED: &[(&str, Layer)] = &[("ports", Layer::Ports), ("tls", Layer::Ports)];
+/// Beside, and allowed: the outside world's plain types, and TLS and the time, each in one place.
+const SHARED: &[(&str, Layer)] = &[("ports", Layer::Ports), ("tls", Layer::Ports), ("clock", Layer::Ports)];
 
 /// What facts and judges may not name, and why not. A trailing `::` would miss `use std::fs;`.
 const OUTSIDE: &[(&str, &str)] = &[
@@ -202,7 +202,9 @@ fn judge(file: &Path, text: &str) -> Vec<String> {
 fn may_use(room: &str, layer: Layer, used: &str, its_layer: Layer) -> bool {
     // Two words of the same vocabulary: a configuration holds URIs, a finding names them.
     let both_facts = layer == Layer::Facts && its_layer == Layer::Facts;
-    let shared = layer >= Layer::Ports && room != "ports" && SHARED.contains(&(used, its_layer));
+    // The world has a clock; the clock knows nothing of the world.
+    let turned = room == "ports" && used != "clock" || room == "clock";
+    let shared = layer >= Layer::Ports && !turned && SHARED.contains(&(used, its_layer));
     its_layer < layer || both_facts || shared
 }
 

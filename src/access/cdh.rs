@@ -11,10 +11,11 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Deadline;
-use crate::config::{Kbs, KbsUrl};
+use crate::clock::Clock;
+use crate::config::KbsUrl;
 use crate::finding::{Class, Finding};
 use crate::formats::kbs_uri::KbsUri;
-use crate::guest_api::{self, GuestApi};
+use crate::guest_api::{self, Asked, GuestApi};
 use crate::kbs::probe::{self, Report};
 use crate::secret::Secret;
 
@@ -28,13 +29,6 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Longest pause between tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// How long a refused connection is waited out early in boot: init containers have met a guest
-/// whose REST service was not up yet (kata-containers issue 8870). Not a try.
-const BOOT_WAIT: Duration = Duration::from_secs(30);
-
-/// The same where nothing says that this is a pod: a person at a prompt is waiting.
-const BOOT_WAIT_OUTSIDE_A_POD: Duration = Duration::from_secs(1);
 
 /// Pause between two connection attempts while the REST service is not up.
 const BOOT_PAUSE: Duration = Duration::from_millis(200);
@@ -53,13 +47,6 @@ pub struct KbsHint {
     pub named_in: &'static str,
 }
 
-impl KbsHint {
-    /// From `[kbs]`.
-    pub fn from_config(kbs: &Kbs) -> Self {
-        Self { url: kbs.url.clone(), ca: kbs.ca.clone(), named_in: "[kbs].url" }
-    }
-}
-
 /// The road. Cheap to share between concurrent fetches.
 pub struct Road {
     api: GuestApi,
@@ -67,15 +54,22 @@ pub struct Road {
     boot_until: Instant,
     in_a_pod: bool,
     hint: KbsHint,
+    clock: Clock,
     probed: OnceCell<Vec<Report>>,
 }
 
 impl Road {
-    /// A road that ends at `deadline`. `in_a_pod` is advice for how long to wait, nothing else.
-    pub fn new(api: GuestApi, deadline: Deadline, in_a_pod: bool, hint: KbsHint) -> Arc<Self> {
-        let wait = if in_a_pod { BOOT_WAIT } else { BOOT_WAIT_OUTSIDE_A_POD };
-        let boot_until = Deadline::after(wait).at().min(deadline.at());
-        Arc::new(Self { api, deadline, boot_until, in_a_pod, hint, probed: OnceCell::new() })
+    /// A road that ends at `deadline`. Until `boot_until` a refused connection is waited out. `in_a_pod`
+    /// is advice for the words of a message, nothing else.
+    pub fn new(
+        api: GuestApi,
+        deadline: Deadline,
+        boot_until: Instant,
+        in_a_pod: bool,
+        hint: KbsHint,
+        clock: &Clock,
+    ) -> Arc<Self> {
+        Arc::new(Self { api, deadline, boot_until, in_a_pod, hint, clock: clock.clone(), probed: OnceCell::new() })
     }
 
     /// Fetches one resource, at most `max_bytes` long.
@@ -112,7 +106,7 @@ impl Road {
     }
 
     async fn give_up(&self, uri: &KbsUri, tries: u32, error: &guest_api::Error) -> Finding {
-        let finding = error.finding(uri);
+        let finding = error.finding(Asked::Resource(uri));
         if error.is_refused() {
             return self.nothing_listens(finding);
         }
@@ -136,7 +130,7 @@ impl Road {
 
     async fn out_of_time(&self, uri: &KbsUri, tries: u32, last: Option<&guest_api::Error>) -> Finding {
         if let Some(error) = last.filter(|error| error.is_refused()) {
-            return self.nothing_listens(error.finding(uri));
+            return self.nothing_listens(error.finding(Asked::Resource(uri)));
         }
         let saw = match last {
             Some(error) => format!("no secret from {uri} before the deadline: {tries} tries, the last {error}"),
@@ -172,7 +166,8 @@ impl Road {
     async fn probe(&self) -> Vec<Report> {
         let mut reports = Vec::new();
         for url in &self.hint.url {
-            let report = probe::probe(url, self.hint.ca.as_deref(), self.deadline.left().min(PROBE_RESERVE)).await;
+            let report =
+                probe::probe(url, self.hint.ca.as_deref(), &self.clock, self.deadline.left().min(PROBE_RESERVE)).await;
             let ours = report.speaks_ours();
             reports.push(report);
             if ours {
@@ -184,7 +179,7 @@ impl Road {
 }
 
 /// 1 s, 2 s, 4 s … up to the longest.
-fn pause_after(tries: u32) -> Duration {
+pub(super) fn pause_after(tries: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(tries.saturating_sub(1))).min(LONGEST_PAUSE)
 }
 

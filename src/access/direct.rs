@@ -1,43 +1,28 @@
-//! The direct road: our own attestation, and any number of resources out of it.
+//! The direct road: one attestation, and any number of resources out of it. The attestation is our
+//! own, or a token of the guest's agent ([`Attester`]).
 //!
 //! Concurrent fetches share one attestation: evidence is slow and rate limited, and a verifier asks
 //! the chip's vendor. A refusal by policy never costs a second one. Everything ends at one deadline.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 use zeroize::Zeroizing;
 
-use super::Deadline;
 use super::cdh::jitter;
+use super::rcar::{EvidenceSource, Rcar};
+use super::{Attester, Deadline};
 use crate::finding::{Class, Finding};
 use crate::formats::kbs_uri::KbsUri;
-use crate::kbs::{Client, Error, Evidence, EvidenceError, Problem, Remedy, Session, TeeKey};
+use crate::kbs::{Client, Error, Problem, Remedy, Session};
 use crate::secret::Secret;
 
 /// Tries where the cause may or may not pass: AMD's key service answers 429 to a busy verifier, a
 /// wrong measurement stays wrong, and the KBS says the same to both.
 const FEW: u32 = 3;
-
-/// A challenge that takes longer than this is of a KBS under load. It needs no verifier and no store
-/// but the session's, so a healthy one takes milliseconds.
-const SLOW: Duration = Duration::from_secs(1);
-
-/// Longest wait before showing evidence to a slow KBS. Far below the five minutes of a challenge.
-const LONGEST_YIELD: Duration = Duration::from_secs(15);
-
-/// Where evidence comes from: the kernel's, the device's, or the attestation agent's.
-pub trait EvidenceSource: Send + Sync + 'static {
-    /// Trustee's name for the kind of TEE (`snp`, `tdx`, …). Asked before evidence is.
-    fn tee(&self) -> impl Future<Output = Result<String, Finding>> + Send;
-
-    /// Evidence over `report_data` (32, 48 or 64 bytes; padded with zeros where the field is wider),
-    /// as the one JSON value that Trustee wants for this kind of TEE.
-    fn evidence(&self, report_data: &[u8]) -> impl Future<Output = Result<String, Finding>> + Send;
-}
 
 /// Pauses between tries: they double, and each is a random part of itself (full jitter), so that the
 /// pods of a rollout do not come back together.
@@ -62,14 +47,12 @@ impl Pace {
 }
 
 /// The road. One attestation at a time, shared by all that fetch.
-pub struct DirectRoad<S> {
+pub struct DirectRoad<A> {
     client: Client,
-    source: S,
-    init_data: Option<String>,
+    attester: A,
     deadline: Deadline,
     pace: Pace,
     slot: Mutex<Slot>,
-    attestations: AtomicU64,
 }
 
 /// What is known of attestation so far.
@@ -88,24 +71,23 @@ struct Live {
     known: AtomicBool,
 }
 
-impl<S: EvidenceSource> DirectRoad<S> {
-    /// A road to `client` that ends at `deadline`. `init_data` is the whole initdata document, where
-    /// the guest has one.
+impl<S: EvidenceSource> DirectRoad<Rcar<S>> {
+    /// A road to `client` that ends at `deadline`, with our own attestation. `init_data` is the whole
+    /// initdata document, where the guest has one.
     pub fn new(client: Client, source: S, init_data: Option<String>, deadline: Deadline, pace: Pace) -> Arc<Self> {
-        Arc::new(Self {
-            client,
-            source,
-            init_data,
-            deadline,
-            pace,
-            slot: Mutex::default(),
-            attestations: AtomicU64::new(0),
-        })
+        Self::with(client, Rcar::new(source, init_data), deadline, pace)
+    }
+}
+
+impl<A: Attester> DirectRoad<A> {
+    /// A road to `client` that ends at `deadline`.
+    pub fn with(client: Client, attester: A, deadline: Deadline, pace: Pace) -> Arc<Self> {
+        Arc::new(Self { client, attester, deadline, pace, slot: Mutex::default() })
     }
 
-    /// How often evidence was shown to a KBS.
+    /// How often evidence, or a token in its place, was shown to a KBS.
     pub fn attestations(&self) -> u64 {
-        self.attestations.load(Ordering::Relaxed)
+        self.attester.attestations()
     }
 
     /// The attestation token of the session at hand, not verified; attests if there is none yet.
@@ -214,7 +196,7 @@ impl<S: EvidenceSource> DirectRoad<S> {
         let mut few: u32 = 0;
         let mut last = None;
         loop {
-            let error = match self.attest_once().await? {
+            let error = match self.attester.attest(&self.client, self.deadline).await? {
                 Ok(session) => return Ok(session),
                 Err(error) => self.more_telling(last, error),
             };
@@ -235,35 +217,6 @@ impl<S: EvidenceSource> DirectRoad<S> {
         }
     }
 
-    /// One challenge, one piece of evidence, one answer. The outer error is the guest's.
-    async fn attest_once(&self) -> Result<Result<Session, Error>, Finding> {
-        let until = self.deadline.at();
-        let tee = timeout_at(until, self.source.tee()).await.map_err(|_| no_evidence_in_time())??;
-        let challenge = match self.client.challenge(&tee, until).await {
-            Ok(challenge) => challenge,
-            Err(error) => return Ok(Err(error)),
-        };
-        self.yield_to_others(challenge.took()).await;
-        // A new key each time: what was attested once is not attested to another KBS.
-        let key = TeeKey::generate().map_err(|_| Finding::new(Class::Bug, "no key could be made"))?;
-        let binding = match challenge.bind(Arc::new(key), String::new()) {
-            Ok(binding) => binding,
-            Err(error) => return Ok(Err(error)),
-        };
-        let evidence = timeout_at(until, self.source.evidence(binding.report_data()));
-        let json = evidence.await.map_err(|_| no_evidence_in_time())??;
-        let evidence = Evidence::new(json).map_err(unusable)?;
-        self.attestations.fetch_add(1, Ordering::Relaxed);
-        Ok(binding.attest(&evidence, self.init_data.as_deref(), until).await)
-    }
-
-    /// Where the KBS is slow already, the pods of a rollout spread their evidence over a while.
-    async fn yield_to_others(&self, took: Duration) {
-        if let Some(most) = longest_yield(took, self.deadline.left()) {
-            sleep(jitter(most)).await;
-        }
-    }
-
     /// The deadline cuts the last try short, which says nothing; the failure before it does.
     fn more_telling(&self, before: Option<Error>, error: Error) -> Error {
         let cut_short = error.problem == Problem::Late && self.deadline.left().is_zero();
@@ -279,12 +232,6 @@ impl<S: EvidenceSource> DirectRoad<S> {
     }
 }
 
-/// The most to wait before showing evidence to a KBS whose challenge `took` so long. Never more than a
-/// quarter of what is `left`.
-fn longest_yield(took: Duration, left: Duration) -> Option<Duration> {
-    (took >= SLOW).then(|| took.saturating_mul(4).min(LONGEST_YIELD).min(left / 4))
-}
-
 fn counted(error: &Error, tries: u32) -> Finding {
     let finding = error.finding();
     let times = if tries == 1 { "1 try" } else { &format!("{tries} tries") };
@@ -294,18 +241,6 @@ fn counted(error: &Error, tries: u32) -> Finding {
 fn out_of_time() -> Finding {
     Finding::new(Class::Unreachable, "another fetch was still attesting when the deadline came")
         .next("check that the KBS of `[kbs].url` answers in time, or raise `deadline`")
-}
-
-fn no_evidence_in_time() -> Finding {
-    Finding::new(Class::NoEvidence, "the guest gave no evidence before the deadline")
-        .why("its firmware, its quoting service or its attestation agent hangs")
-        .next("check the host's quoting service (TDX) and the guest's kernel log, or raise `deadline`")
-}
-
-fn unusable(error: EvidenceError) -> Finding {
-    Finding::new(Class::NoEvidence, format!("the guest's evidence {error}"))
-        .why("what cannot be sent as one JSON value is no evidence to a KBS")
-        .next("check the version of `attestation-agent` in the guest image")
 }
 
 #[cfg(test)]

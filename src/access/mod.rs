@@ -1,13 +1,37 @@
-//! The ordered ways to the KBS: our own attestation ([`direct`]), or the guest's confidential data
-//! hub ([`cdh`]).
+//! The ordered ways to the KBS ([`ways`]): our own attestation ([`rcar`]) or the agent's token
+//! ([`token`]), both on the road in [`direct`], or the guest's confidential data hub ([`cdh`]). Which
+//! of them there are, the guest shows ([`standing`]); whose configuration says where the KBS is,
+//! somebody vouches for ([`vouch`]).
 
 pub mod cdh;
 pub mod direct;
 pub mod hint;
+pub mod rcar;
+pub mod source;
+pub mod standing;
+pub mod token;
+pub mod vouch;
+pub mod ways;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::finding::Finding;
+use crate::kbs::{Client, Error, Session};
+
+/// How a session with a KBS is come by.
+pub trait Attester: Send + Sync + 'static {
+    /// One try. The outer error is the guest's and final; the inner one is the KBS's, with its remedy.
+    fn attest(
+        &self,
+        client: &Client,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<Result<Session, Error>, Finding>> + Send;
+
+    /// How often evidence, or a token in its place, was shown to a KBS.
+    fn attestations(&self) -> u64;
+}
 
 /// One moment that everything must be done by. Handed down, never reset.
 #[derive(Clone, Copy, Debug)]

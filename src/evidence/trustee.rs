@@ -24,6 +24,11 @@ struct Tdx {
     quote: String,
 }
 
+#[derive(Serialize)]
+struct Cca<'a> {
+    token: &'a [u8],
+}
+
 /// Evidence for the TEE `snp`: one JSON object. `certificates` are those of the report's table, in
 /// its order; a table without VCEK and VLEK becomes `null`, since Trustee refuses a list without.
 ///
@@ -41,6 +46,13 @@ pub fn tdx(quote: &[u8], log: Option<EventLog<'_>>) -> serde_json::Result<String
     serde_json::to_string(&Tdx { cc_eventlog, quote: STANDARD.encode(quote) })
 }
 
+/// Evidence for the TEE `cca`: one JSON object with the token as the kernel gave it, not parsed.
+///
+/// Fails only where memory does.
+pub fn cca(token: &[u8]) -> serde_json::Result<String> {
+    serde_json::to_string(&Cca { token })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +60,11 @@ mod tests {
     #[test]
     fn a_quote_alone_has_a_null_log() {
         assert_eq!(tdx(b"quote", None).unwrap(), r#"{"cc_eventlog":null,"quote":"cXVvdGU="}"#);
+    }
+
+    #[test]
+    fn a_cca_token_is_passed_on_as_numbers() {
+        assert_eq!(cca(&[0xd9, 1]).unwrap(), r#"{"token":[217,1]}"#);
     }
 
     #[test]

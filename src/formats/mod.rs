@@ -1,6 +1,7 @@
 //! Formats of the field, parsed from hostile bytes. Pure: no I/O, no clock.
 
 pub mod ear;
+pub mod hex;
 pub mod initdata;
 pub mod jcs;
 mod json;

@@ -7,6 +7,7 @@
 //!
 //! Source: guest-components v0.21 `api-server-rest`, as observed.
 
+mod agent;
 mod error;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
-pub use error::{Error, Feature};
+pub use agent::{Info, Passport};
+pub use error::{Asked, Error, Feature};
 
 use crate::formats::kbs_error::{BodyKind, classify_body};
 use crate::formats::kbs_uri::KbsUri;
@@ -36,6 +38,9 @@ const BUFFER: usize = 64 * 1024;
 /// Most bytes of a refusal that are read, 4 KiB: the longest real one has 216. Read to tell the
 /// causes apart, never kept.
 const MAX_REFUSAL: usize = 4 * 1024;
+
+/// Content type of secrets, tokens and evidence.
+const OCTETS: &str = "application/octet-stream";
 
 /// First size of the buffer for an answer in chunks, whose length is not announced.
 const FIRST_CHUNK: usize = 8 * 1024;
@@ -61,13 +66,19 @@ impl GuestApi {
     ///
     /// hyper's read buffer holds a passing copy of the value that it does not wipe.
     pub async fn resource(&self, uri: &KbsUri, max_bytes: usize) -> Result<Secret, Error> {
-        let request = self.request(&format!("/cdh/resource/{}", uri.path())).map_err(|_| Error::Protocol)?;
+        let mut value = self.get(&format!("/cdh/resource/{}", uri.path()), OCTETS, max_bytes).await?;
+        Ok(Secret::new(std::mem::take(&mut *value)))
+    }
+
+    /// One GET: the body of a 200 of this content type, at most `max_bytes` long.
+    async fn get(&self, path: &str, kind: &str, max_bytes: usize) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let request = self.request(path).map_err(|_| Error::Protocol)?;
         let stream = TcpStream::connect(self.addr).await.map_err(|error| Error::connect(&error))?;
         let (mut sender, connection) =
             http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await.map_err(head_error)?;
         let exchange = async {
             let response = sender.send_request(request).await.map_err(head_error)?;
-            read_answer(response, max_bytes).await
+            read_answer(response, kind, max_bytes, path.starts_with("/aa/")).await
         };
         // Both halves run in this future and not in a task, so that dropping it ends both.
         let (mut exchange, connection) = (pin!(exchange), pin!(connection));
@@ -88,28 +99,32 @@ impl GuestApi {
     }
 }
 
-async fn read_answer(response: Response<Incoming>, max_bytes: usize) -> Result<Secret, Error> {
+async fn read_answer(
+    response: Response<Incoming>,
+    kind: &str,
+    max_bytes: usize,
+    agent: bool,
+) -> Result<Zeroizing<Vec<u8>>, Error> {
     let (head, body) = response.into_parts();
     if head.status != StatusCode::OK {
         // A refusal that cannot be read is still that refusal.
         let text = collect(body, MAX_REFUSAL).await.unwrap_or_default();
-        return Err(refusal(head.status, &text));
+        return Err(refusal(head.status, &text, agent));
     }
-    check_kind(&head.headers)?;
+    check_kind(&head.headers, kind)?;
     // Without either, the value would end wherever the connection does, and a cut one look whole.
     if body.size_hint().exact().is_none() && !head.headers.contains_key(TRANSFER_ENCODING) {
         return Err(Error::NoLength);
     }
-    let mut value = collect(body, max_bytes).await?;
-    Ok(Secret::new(std::mem::take(&mut *value)))
+    collect(body, max_bytes).await
 }
 
-/// A 200 must be a secret's bytes as they are.
-fn check_kind(headers: &HeaderMap) -> Result<(), Error> {
+/// A 200 must be of the kind that the real service sends, and its bytes as they are.
+fn check_kind(headers: &HeaderMap, expected: &str) -> Result<(), Error> {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/octet-stream") {
-        return Err(Error::NotOctetStream { html: essence.eq_ignore_ascii_case("text/html") });
+    if !essence.eq_ignore_ascii_case(expected) {
+        return Err(Error::OtherKind { html: essence.eq_ignore_ascii_case("text/html") });
     }
     if headers.contains_key(CONTENT_ENCODING) {
         return Err(Error::Encoded);
@@ -117,7 +132,7 @@ fn check_kind(headers: &HeaderMap) -> Result<(), Error> {
     Ok(())
 }
 
-fn refusal(status: StatusCode, text: &[u8]) -> Error {
+fn refusal(status: StatusCode, text: &[u8], agent: bool) -> Error {
     let text = text.trim_ascii();
     match status.as_u16() {
         300..=399 => Error::Redirect,
@@ -128,7 +143,13 @@ fn refusal(status: StatusCode, text: &[u8]) -> Error {
         }
         404 if text.starts_with(b"URL NOT FOUND") => Error::UrlNotFound,
         // A page under 500 is a gateway's, not CDH's.
-        500 if classify_body(text) != BodyKind::Html => Error::CdhFailed,
+        500 if classify_body(text) != BodyKind::Html => {
+            if agent {
+                Error::AgentFailed
+            } else {
+                Error::CdhFailed
+            }
+        }
         code => Error::Status(code),
     }
 }

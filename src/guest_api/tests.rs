@@ -123,9 +123,9 @@ async fn a_refusal_longer_than_anyone_reads_is_still_that_refusal() {
 #[tokio::test]
 async fn a_200_of_another_kind_is_never_a_secret() {
     for (head, error) in [
-        ("content-type: text/html; charset=utf-8", Error::NotOctetStream { html: true }),
-        ("content-type: application/json", Error::NotOctetStream { html: false }),
-        ("x-nothing: 1", Error::NotOctetStream { html: false }),
+        ("content-type: text/html; charset=utf-8", Error::OtherKind { html: true }),
+        ("content-type: application/json", Error::OtherKind { html: false }),
+        ("x-nothing: 1", Error::OtherKind { html: false }),
         ("content-type: application/octet-stream\r\ncontent-encoding: gzip", Error::Encoded),
     ] {
         let text = format!("HTTP/1.1 200 OK\r\n{head}\r\ncontent-length: 3\r\n\r\nabc");
@@ -185,7 +185,10 @@ async fn no_word_of_an_answer_gets_into_a_message() {
             "HTTP/1.1 {status}\r\nlocation: http://canary\r\ncontent-type: canary/canary\r\ncontent-length: 6\r\n\r\ncanary"
         );
         let error = answer(text, 64).await.unwrap_err();
-        assert!(!format!("{error} {error:?} {}", error.finding(&uri())).contains("canary"), "{status}");
+        assert!(
+            !format!("{error} {error:?} {}", error.finding(Asked::Resource(&uri()))).contains("canary"),
+            "{status}"
+        );
     }
 }
 
@@ -199,12 +202,12 @@ fn each_failure_has_its_class_and_names_the_next_step() {
         (Error::UrlNotFound, Class::GuestApi, "api-server-rest"),
         (Error::CdhFailed, Class::Backend, "kbs:///payments/db/password"),
         (Error::TooLarge { max: 4 }, Class::Content, "expect.max_bytes"),
-        (Error::NotOctetStream { html: true }, Class::GuestApi, "127.0.0.1:8006"),
+        (Error::OtherKind { html: true }, Class::GuestApi, "127.0.0.1:8006"),
         (Error::Redirect, Class::GuestApi, "127.0.0.1:8006"),
         (Error::Status(418), Class::GuestApi, "127.0.0.1:8006"),
         (Error::Truncated, Class::GuestApi, "confidential-data-hub"),
     ] {
-        let finding = error.finding(&uri());
+        let finding = error.finding(Asked::Resource(&uri()));
         assert_eq!(finding.class, class, "{error}");
         assert!(finding.next.contains(next), "{error}: {}", finding.next);
         assert!(finding.saw.contains("kbs:///payments/db/password"), "{}", finding.saw);

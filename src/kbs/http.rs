@@ -5,10 +5,11 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, DATE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method, Version, redirect, retry};
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
+use zeroize::Zeroizing;
 
 use super::dns::{DnsProblem, Names};
 use super::error::Problem;
@@ -34,8 +35,32 @@ const MAX_HEADER_LINES: usize = 64;
 pub(super) struct Request<'r> {
     pub(super) method: Method,
     pub(super) url: String,
-    pub(super) cookie: Option<&'r str>,
+    pub(super) proof: Proof<'r>,
     pub(super) json: Option<String>,
+}
+
+/// What shows the server whose request it is.
+#[derive(Clone, Copy)]
+pub(super) enum Proof<'r> {
+    None,
+    /// `name=value` of the session.
+    Cookie(&'r str),
+    /// An attestation token.
+    Bearer(&'r str),
+}
+
+impl Proof<'_> {
+    /// The header, not to be indexed or shown.
+    fn header(self) -> Result<Option<(HeaderName, HeaderValue)>, Problem> {
+        let (name, text) = match self {
+            Self::None => return Ok(None),
+            Self::Cookie(cookie) => (COOKIE, Zeroizing::new(cookie.to_owned())),
+            Self::Bearer(token) => (AUTHORIZATION, Zeroizing::new(format!("Bearer {token}"))),
+        };
+        let mut value = HeaderValue::from_str(&text).map_err(|_| Problem::Setup)?;
+        value.set_sensitive(true);
+        Ok(Some((name, value)))
+    }
 }
 
 /// What came back, whole.
@@ -45,6 +70,14 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
     /// Whether many requests share the connection (HTTP/2).
     pub(super) multiplexed: bool,
+}
+
+impl Answer {
+    /// What time it is by the server's `Date`, seconds since 1970.
+    pub(super) fn date(&self) -> Option<u64> {
+        let time = httpdate::parse_http_date(self.headers.get(DATE)?.to_str().ok()?).ok()?;
+        time.duration_since(std::time::SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs())
+    }
 }
 
 /// Connections to the KBSes of one configuration.
@@ -83,10 +116,8 @@ impl Http {
 
     async fn whole(&self, request: Request<'_>, cap: usize) -> Result<Answer, Problem> {
         let mut builder = self.client.request(request.method, request.url);
-        if let Some(cookie) = request.cookie {
-            let mut value = HeaderValue::from_str(cookie).map_err(|_| Problem::Setup)?;
-            value.set_sensitive(true);
-            builder = builder.header(COOKIE, value);
+        if let Some((name, value)) = request.proof.header()? {
+            builder = builder.header(name, value);
         }
         if let Some(json) = request.json {
             builder = builder.header(CONTENT_TYPE, "application/json").body(json);

@@ -12,15 +12,16 @@ use zeroize::Zeroizing;
 use super::dns::Names;
 use super::error::{Error, Problem, Remedy, Step};
 use super::health::Health;
-use super::http::{Answer, Http, MAX_CONNECTIONS, Request};
+use super::http::{Answer, Http, MAX_CONNECTIONS, Proof, Request};
 use super::key::TeeKey;
 use super::wire::{self, Evidence, Malformed};
-use crate::config::{Kbs, KbsUrl};
+use crate::clock::Clock;
+use crate::config::KbsUrl;
 use crate::formats::jwe;
 use crate::formats::kbs_error::{self, BodyKind, classify_body};
 use crate::formats::kbs_uri::KbsUri;
 use crate::secret::Secret;
-use crate::tls;
+use crate::tls::{self, Anchored};
 
 /// Most bytes of a challenge or of a refusal, 64 KiB. A challenge has about 80, one for IBM SE some
 /// KiB; a gateway's page is known by its start.
@@ -60,12 +61,8 @@ pub struct Trust<'t> {
     pub system_roots: bool,
     /// Plain http to other hosts than loopback. Trusted configuration only may say so.
     pub allow_http: bool,
-}
-
-impl<'t> From<&'t Kbs> for Trust<'t> {
-    fn from(kbs: &'t Kbs) -> Self {
-        Self { ca: kbs.ca.as_deref(), system_roots: kbs.system_roots, allow_http: kbs.allow_http }
-    }
+    /// By whose time certificates are judged. What a KBS over https says of the time raises its floor.
+    pub clock: &'t Clock,
 }
 
 /// The KBSes of one configuration. Cheap to clone; clones share connections and what is known of
@@ -78,6 +75,8 @@ pub struct Client {
 struct Shared {
     urls: Vec<KbsUrl>,
     http: Http,
+    tls: Anchored,
+    clock: Clock,
     health: Health,
     connections: Semaphore,
     streams: Semaphore,
@@ -104,7 +103,8 @@ pub struct Binding {
 pub struct Session {
     client: Client,
     place: usize,
-    cookie: Zeroizing<String>,
+    /// `None`: the token itself is shown.
+    cookie: Option<Zeroizing<String>>,
     key: Arc<TeeKey>,
     token: Zeroizing<String>,
     expires: Option<Instant>,
@@ -121,15 +121,17 @@ impl Client {
         }
         let refuse = |problem| Error::new(Step::Setup, first, problem);
         let config = if urls.iter().any(|url| url.tls) {
-            tls::client_config(trust.ca, trust.system_roots)
+            tls::client(trust.ca, trust.system_roots, trust.clock)
         } else {
-            tls::client_config_without_roots()
+            tls::client_without_roots(trust.clock)
         };
-        let config = config.map_err(|error| refuse(Problem::Ca(error)))?;
-        let http = Http::new(Arc::unwrap_or_clone(config), names).map_err(refuse)?;
+        let tls = config.map_err(|error| refuse(Problem::Ca(error)))?;
+        let http = Http::new(Arc::unwrap_or_clone(tls.config()), names).map_err(refuse)?;
         let shared = Shared {
             urls: urls.to_vec(),
             http,
+            tls,
+            clock: trust.clock.clone(),
             health: Health::of(urls.len()),
             connections: Semaphore::new(MAX_CONNECTIONS),
             streams: Semaphore::new(MAX_STREAMS),
@@ -167,12 +169,30 @@ impl Client {
         Err(worst.unwrap_or_else(|| Error::new(Step::Setup, "", Problem::NoUrl)))
     }
 
+    /// A session that rests on a token which somebody else of this guest was given, with the key that
+    /// the token names. Asks nobody: the KBS judges the token with the first request.
+    pub fn with_token(&self, token: Zeroizing<String>, key: TeeKey) -> Result<Session, Error> {
+        let place = self.shared.health.order(Instant::now()).into_iter().next().unwrap_or(0);
+        let token = wire::read_token(token)
+            .map_err(|malformed| Error::new(Step::Setup, self.url(place), Problem::Malformed(malformed)))?;
+        Ok(Session {
+            client: self.clone(),
+            place,
+            cookie: None,
+            key: Arc::new(key),
+            expires: expiry(&token),
+            token: token.text,
+            multiplexed: false,
+        })
+    }
+
     async fn challenge_of(&self, place: usize, tee: &str, until: Instant) -> Result<Challenge, Error> {
         let url = self.url(place);
         let refuse = |problem| Error::new(Step::Auth, url, problem);
         let body = wire::auth_body(tee).ok_or(Problem::Tee).map_err(refuse)?;
         let start = Instant::now();
-        let answer = self.exchange(place, Step::Auth, "/kbs/v0/auth", None, Some(body), MAX_SMALL, until).await?;
+        let answer =
+            self.exchange(place, Step::Auth, "/kbs/v0/auth", Proof::None, Some(body), MAX_SMALL, until).await?;
         let content = wire::challenge(&answer.body)
             .map_err(|malformed| refuse(shape_of(&answer, Problem::Malformed(malformed))))?
             .ok_or(Problem::Hash)
@@ -196,23 +216,29 @@ impl Client {
         place: usize,
         step: Step,
         path: &str,
-        cookie: Option<&str>,
+        proof: Proof<'_>,
         json: Option<String>,
         cap: usize,
         until: Instant,
     ) -> Result<Answer, Error> {
         let url = self.url(place);
         let method = if json.is_some() { Method::POST } else { Method::GET };
-        let request = Request { method, url: format!("{url}{path}"), cookie, json };
+        let request = Request { method, url: format!("{url}{path}"), proof, json };
         let now = Instant::now();
         let longest = if step == Step::Auth { CHALLENGE } else { EXCHANGE };
         let until = now.checked_add(longest).map_or(until, |longest| longest.min(until));
         // However little is wanted, a refusal needs its room.
         let cap = cap.max(MAX_SMALL);
         let result = self.shared.http.exchange(request, cap, until).await;
-        let result = result.and_then(|answer| match judge(&answer) {
-            None => Ok(answer),
-            Some(problem) => Err(problem),
+        let result = result.and_then(|answer| {
+            // Whoever answers over TLS has proven to be the configured KBS; in the clear nobody has.
+            if let Some(date) = answer.date().filter(|_| url.tls) {
+                self.shared.tls.server_says(&url.host, date).map_err(Problem::Tls)?;
+            }
+            match judge(&answer) {
+                None => Ok(answer),
+                Some(problem) => Err(problem),
+            }
         });
         let result = result.map_err(|problem| Error::new(step, url, problem));
         let works = result.as_ref().err().is_none_or(|error| !error.is_of_the_connection());
@@ -250,17 +276,33 @@ impl Binding {
         let Challenge { client, place, cookie, content, .. } = self.challenge;
         let jwk = self.key.public_jwk();
         let body = wire::attest_body(&content.nonce, &jwk, evidence, &self.additional, init_data);
-        let sent = client.exchange(place, Step::Attest, "/kbs/v0/attest", Some(&cookie), Some(body), MAX_TOKEN, until);
+        let sent = client.exchange(
+            place,
+            Step::Attest,
+            "/kbs/v0/attest",
+            Proof::Cookie(&cookie),
+            Some(body),
+            MAX_TOKEN,
+            until,
+        );
         let answer = sent.await?;
         let token = wire::token(&answer.body).map_err(|malformed| {
             let problem = shape_of(&answer, Problem::Malformed(malformed));
             Error::new(Step::Attest, client.url(place), problem)
         })?;
-        let lifetime = token.lifetime.filter(|seconds| *seconds >= LEAST_LIFETIME).map(Duration::from_secs);
-        let expires = lifetime.and_then(|lifetime| Instant::now().checked_add(lifetime.saturating_sub(EARLY)));
-        let multiplexed = answer.multiplexed;
-        Ok(Session { client, place, cookie, key: self.key, token: token.text, expires, multiplexed })
+        // The token answers our own challenge, so it was made just now.
+        if let Some(issued) = token.issued_at.filter(|_| client.url(place).tls) {
+            client.shared.clock.raise(issued);
+        }
+        let (cookie, multiplexed) = (Some(cookie), answer.multiplexed);
+        Ok(Session { client, place, cookie, key: self.key, expires: expiry(&token), token: token.text, multiplexed })
     }
+}
+
+/// When a token's lifetime, counted from now, is over or nearly.
+fn expiry(token: &wire::Token) -> Option<Instant> {
+    let lifetime = token.lifetime.filter(|seconds| *seconds >= LEAST_LIFETIME).map(Duration::from_secs)?;
+    Instant::now().checked_add(lifetime.saturating_sub(EARLY))
 }
 
 impl Session {
@@ -273,7 +315,8 @@ impl Session {
         let path = format!("/kbs/v0/resource/{}", uri.path());
         let step = Step::Resource(uri.clone());
         let cap = jwe_cap(max_bytes);
-        let answer = self.client.exchange(self.place, step, &path, Some(&self.cookie), None, cap, until).await;
+        let proof = self.cookie.as_deref().map_or(Proof::Bearer(&self.token), |cookie| Proof::Cookie(cookie));
+        let answer = self.client.exchange(self.place, step, &path, proof, None, cap, until).await;
         drop(turn);
         let answer = match answer {
             Err(Error { problem: Problem::TooLong, .. }) => {

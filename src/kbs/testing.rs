@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Client, DnsProblem, Names, Resolver, TeeKey, Trust};
+use crate::clock::Clock;
 use crate::config::KbsUrl;
 use crate::formats::jwk::EcPublicJwk;
 
@@ -155,7 +156,7 @@ impl TestKbs {
 }
 
 pub(crate) fn client(urls: &[KbsUrl], ca: Option<&str>) -> Client {
-    let trust = Trust { ca, system_roots: false, allow_http: false };
+    let trust = Trust { ca, system_roots: false, allow_http: false, clock: &Clock::system() };
     Client::new(urls, &trust, Names::with(no_names)).unwrap()
 }
 

@@ -187,6 +187,8 @@ pub(super) struct Token {
     pub(super) text: Zeroizing<String>,
     /// `exp` - `iat`, seconds. The span, not the moment: our clock is the host's.
     pub(super) lifetime: Option<u64>,
+    /// `iat`, seconds since 1970.
+    pub(super) issued_at: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -203,7 +205,11 @@ struct Claims {
 /// Reads the answer to `/attest`, capped by the caller.
 pub(super) fn token(body: &[u8]) -> Result<Token, Malformed> {
     let raw: RawToken = serde_json::from_slice(body).map_err(|_| Malformed::Token)?;
-    let text = Zeroizing::new(raw.token);
+    read_token(Zeroizing::new(raw.token))
+}
+
+/// Reads the token itself.
+pub(super) fn read_token(text: Zeroizing<String>) -> Result<Token, Malformed> {
     let mut parts = text.split('.');
     let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
         return Err(Malformed::Token);
@@ -211,7 +217,7 @@ pub(super) fn token(body: &[u8]) -> Result<Token, Malformed> {
     let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| Malformed::Token)?;
     let claims: Claims = serde_json::from_slice(&payload).map_err(|_| Malformed::Token)?;
     let lifetime = claims.exp.zip(claims.iat).and_then(|(exp, iat)| exp.checked_sub(iat));
-    Ok(Token { text, lifetime })
+    Ok(Token { text, lifetime, issued_at: claims.iat })
 }
 
 #[cfg(test)]

@@ -12,11 +12,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, FlockOperation};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::rand::GetRandomFlags;
 
@@ -24,6 +25,7 @@ use super::error::{Error, failed, shown};
 use super::judge::Standing;
 use super::set::{self, Plan};
 use super::{Entry, PRIVATE, Published, RamDir};
+use crate::config::types::RECEIPT;
 use crate::ports::FailPoint;
 
 /// Every step of [`RamDir::publish`] and [`RamDir::publish_one`] at which the fail point is called,
@@ -56,6 +58,9 @@ const SET: &str = "..set-";
 
 /// Bytes of randomness in a set's name: 128 bits do not repeat.
 const NAME_BYTES: usize = 16;
+
+/// Most bytes of a receipt that are read: 256 files of 512 bytes of path have 200 KiB.
+const MAX_RECEIPT: u64 = 512 * 1024;
 
 /// How often a held lock is tried, and how long between tries: a second together. A publication
 /// takes milliseconds; who holds it longer hangs.
@@ -138,6 +143,17 @@ impl RamDir {
         };
         let keep = names.iter().filter_map(|name| name.to_str().ok()).collect();
         let _ = self.tidy_links(&keep);
+    }
+
+    /// The receipt of the set that stands, at most 512 KiB of it. `None` where there is no set.
+    pub fn receipt(&self) -> Result<Option<Vec<u8>>, Error> {
+        let Some(current) = self.current()? else { return Ok(None) };
+        let Ok(standing) = set::open_dir(&self.data, &current) else { return Ok(None) };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let Ok(file) = rustix::fs::openat(&standing, RECEIPT, flags, Mode::empty()) else { return Ok(None) };
+        let mut bytes = Vec::new();
+        let read = std::fs::File::from(file).take(MAX_RECEIPT).read_to_end(&mut bytes);
+        Ok(read.is_ok().then_some(bytes))
     }
 
     /// Which set is current, if one is.

@@ -4,13 +4,15 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::access::Deadline;
-use crate::access::cdh::{KbsHint, Road};
-use crate::access::hint;
-use crate::config::{self, Config, Document, For, Inputs, MAX_DOCUMENT, Origin, Problem, Provenance, Role, problem};
+use crate::access::standing::Standing;
+use crate::access::vouch::{self, MeasuredConfig};
+use crate::access::ways::{Choice, Endpoint, Road};
+use crate::access::{Deadline, cdh, hint};
+use crate::config::{
+    self, Config, Document, For, Inputs, MAX_DOCUMENT, Origin, Problem, Provenance, Role, Via, problem,
+};
 use crate::finding::{Class, Finding};
 use crate::formats::kbs_uri::KbsUri;
-use crate::guest_api::GuestApi;
 use crate::observe;
 use crate::ports::Ports;
 use crate::secret::Secret;
@@ -36,23 +38,95 @@ pub(super) fn has_settings(ports: &Ports) -> bool {
     ports.env.keys().filter_map(|name| name.to_str()).any(|n| n.starts_with("COUNTERSIGN_") && n != "COUNTERSIGN_ROLE")
 }
 
-/// The configuration of `init`: of the highest provenance that is named. What was named and cannot
+/// A configuration, and what was found out on the way to it.
+pub(super) struct Booted {
+    pub(super) config: Config,
+    pub(super) standing: Standing,
+    vouched: Option<MeasuredConfig>,
+    /// The road that the configuration itself came by, with its end.
+    taken: Option<(Endpoint, Road)>,
+}
+
+/// The configuration of `init`: of the highest provenance that there is. What was named and cannot
 /// be had is a refusal, never a reason to believe less.
-pub(super) async fn configuration(ports: &Ports, file: Option<&Path>) -> Result<Config, Refused> {
+pub(super) async fn configuration(ports: &Ports, file: Option<&Path>) -> Result<Booted, Refused> {
     let bootstrap = config::bootstrap(&ports.env).map_err(|problems| (None, told(ports, &problems)))?;
-    match (bootstrap.audience, file) {
-        (Some(_), Some(file)) => Err((None, two_documents(file))),
-        (Some(audience), None) => delivered(ports, &audience).await,
-        (None, Some(file)) => {
+    if let (Some(_), Some(file)) = (&bootstrap.audience, file) {
+        return Err((
+            None,
+            two_documents(file, "COUNTERSIGN_NAMESPACE and COUNTERSIGN_WORKLOAD name a delivered configuration"),
+        ));
+    }
+    let standing = Standing::new(ports, Deadline::after(DEADLINE), in_a_pod(ports));
+    let vouched = vouch::vouched(&standing).await.map_err(|finding| (None, finding))?;
+    if let Some(vouched) = &vouched {
+        tracing::info!(
+            provenance = vouched.provenance().label(),
+            by = vouched.by(),
+            policy = vouched.content().policy.label(),
+            "initdata"
+        );
+    }
+    let (config, taken) = match (vouched.as_ref().and_then(in_initdata), bootstrap.audience, file) {
+        (Some(_), _, Some(file)) => {
+            return Err((None, two_documents(file, "this guest's initdata holds a countersign.toml")));
+        }
+        (Some(document), _, None) => (resolve(ports, Some(document))?, None),
+        (None, Some(audience), _) => delivered(ports, &audience, &standing, vouched.as_ref()).await?,
+        (None, None, Some(file)) => {
             let refuse = |finding| (Some(Provenance::Unmeasured), finding);
             let text = read_file(file).map_err(refuse)?;
             let origin = Origin::file(file.display().to_string());
-            resolve(
-                ports,
-                Some(Document { text: &text, origin, provenance: Provenance::Unmeasured, required_audience: None }),
-            )
+            let document =
+                Document { text: &text, origin, provenance: Provenance::Unmeasured, required_audience: None };
+            (resolve(ports, Some(document))?, None)
         }
-        (None, None) => resolve(ports, None),
+        (None, None, None) => (resolve(ports, None)?, None),
+    };
+    Ok(Booted { config, standing, vouched, taken })
+}
+
+fn in_initdata(vouched: &MeasuredConfig) -> Option<Document<'_>> {
+    Some(Document {
+        text: vouched.content().countersign.as_deref()?,
+        origin: Origin::file("countersign.toml of the initdata"),
+        provenance: vouched.provenance(),
+        required_audience: None,
+    })
+}
+
+impl Booted {
+    /// The way to the KBS for this configuration.
+    pub(super) async fn road(&self, ports: &Ports, deadline: Deadline) -> Result<Arc<ByRoad>, Finding> {
+        let endpoint = self.endpoint()?;
+        if let (Some((end, road)), Some(endpoint)) = (&self.taken, &endpoint)
+            && end == endpoint
+            && self.config.kbs.via.contains(&road.via())
+            && self.config.deadline >= DEADLINE
+        {
+            // One attestation for the configuration and for what it asks for.
+            return Ok(Arc::new(ByRoad(road.clone())));
+        }
+        let choice = Choice {
+            standing: &self.standing,
+            via: &self.config.kbs.via,
+            endpoint: endpoint.as_ref(),
+            vouched: self.vouched.as_ref(),
+            deadline,
+            clock: &ports.clock,
+        };
+        let road = choice.take(|| cdh(ports, &self.standing, endpoint.as_ref(), deadline)).await?;
+        Ok(Arc::new(ByRoad(road)))
+    }
+
+    /// The KBS that trusted configuration names. An unmeasured one names none.
+    fn endpoint(&self) -> Result<Option<Endpoint>, Finding> {
+        let own = Endpoint::of_config(&self.config.kbs);
+        match (own, &self.vouched) {
+            (Some(own), _) => Ok(Some(own)),
+            (None, Some(vouched)) => Endpoint::of_initdata(vouched),
+            (None, None) => Ok(None),
+        }
     }
 }
 
@@ -64,23 +138,33 @@ pub(super) fn environment(ports: &Ports) -> Result<Config, Finding> {
     Ok(config)
 }
 
-async fn delivered(ports: &Ports, audience: &For) -> Result<Config, Refused> {
-    let provenance = Provenance::DeliveredUnproven;
-    let refuse = |finding| (Some(provenance), finding);
+async fn delivered(
+    ports: &Ports,
+    audience: &For,
+    standing: &Standing,
+    vouched: Option<&MeasuredConfig>,
+) -> Result<(Config, Option<(Endpoint, Road)>), Refused> {
+    let refuse = |provenance| move |finding| (Some(provenance), finding);
+    let unproven = refuse(Provenance::DeliveredUnproven);
     let name = audience.resource();
     let uri = KbsUri::parse(&name).map_err(|error| {
-        refuse(Finding::new(
+        unproven(Finding::new(
             Class::Config,
             format!("the resource {name} that COUNTERSIGN_NAMESPACE and COUNTERSIGN_WORKLOAD name {error}"),
         ))
     })?;
-    let text = road(ports, Deadline::after(DEADLINE), hint::find(None, &ports.initdata))
-        .fetch(&uri, MAX_DOCUMENT)
-        .await
-        .map_err(|finding| {
-            let saw = format!("the configuration of this workload is not to be had: {}", finding.saw);
-            refuse(Finding { saw, ..finding })
-        })?;
+    let endpoint = vouched.map(Endpoint::of_initdata).transpose().map_err(unproven)?.flatten();
+    // Only a KBS that proves itself, to us, delivers what may be believed like initdata.
+    let proven = endpoint.as_ref().filter(|endpoint| endpoint.proves_itself());
+    let (choice, deadline) = (Via::ALL, standing.deadline());
+    let choice = Choice { standing, via: &choice, endpoint: proven, vouched, deadline, clock: &ports.clock };
+    let road = choice.take(|| cdh(ports, standing, endpoint.as_ref(), deadline)).await.map_err(unproven)?;
+    let provenance = if road.via() == Via::Cdh { Provenance::DeliveredUnproven } else { Provenance::Delivered };
+    let refuse = refuse(provenance);
+    let text = road.fetch(&uri, MAX_DOCUMENT).await.map_err(|finding| {
+        let saw = format!("the configuration of this workload is not to be had: {}", finding.saw);
+        refuse(Finding { saw, ..finding })
+    })?;
     let text = std::str::from_utf8(text.expose()).map_err(|_| {
         refuse(
             Finding::new(Class::Config, format!("{uri} is not text in UTF-8"))
@@ -88,7 +172,8 @@ async fn delivered(ports: &Ports, audience: &For) -> Result<Config, Refused> {
         )
     })?;
     let origin = Origin::Resource { uri: uri.to_string() };
-    resolve(ports, Some(Document { text, origin, provenance, required_audience: Some(audience) }))
+    let config = resolve(ports, Some(Document { text, origin, provenance, required_audience: Some(audience) }))?;
+    Ok((config, proven.cloned().map(|endpoint| (endpoint, road))))
 }
 
 fn resolve(ports: &Ports, document: Option<Document<'_>>) -> Result<Config, Refused> {
@@ -100,22 +185,49 @@ fn resolve(ports: &Ports, document: Option<Document<'_>>) -> Result<Config, Refu
 }
 
 /// The road, as the flow of secrets wants it: the one place where the two flows meet.
-pub(super) struct ByRoad(Arc<Road>);
+pub(super) struct ByRoad(Road);
+
+impl ByRoad {
+    /// What the way is called, and a word where the KBS's policy is too lax.
+    pub(super) async fn describe(&self) -> String {
+        let via = self.0.via();
+        match self.0.released_without_affirming().await {
+            None => format!("road {via}"),
+            Some(verdict) => {
+                tracing::warn!(
+                    verdict,
+                    "kbs-policy-lax: the KBS released secrets although its verifier's verdict on this guest is not \
+                     `affirming`; replace Trustee's default resource policy (docs/roles/app-security.md)"
+                );
+                format!("road {via}; kbs-policy-lax: released although the verifier's verdict is `{verdict}`")
+            }
+        }
+    }
+}
 
 impl secrets::Resources for ByRoad {
     async fn fetch(&self, uri: &KbsUri, max_bytes: usize) -> Result<Secret, Finding> {
         self.0.fetch(uri, max_bytes).await
     }
+
+    fn concurrent(&self) -> usize {
+        self.0.concurrent()
+    }
+
+    fn label(&self) -> &'static str {
+        self.0.via().label()
+    }
 }
 
-/// The same road for many fetches at once.
-pub(super) fn resources(road: Arc<Road>) -> Arc<ByRoad> {
-    Arc::new(ByRoad(road))
-}
-
-/// A road that takes the boot into account.
-pub(super) fn road(ports: &Ports, deadline: Deadline, hint: KbsHint) -> Arc<Road> {
-    Road::new(GuestApi::new(ports.guest_api), deadline, in_a_pod(ports), hint)
+/// The road over CDH.
+pub(super) fn cdh(
+    ports: &Ports,
+    standing: &Standing,
+    endpoint: Option<&Endpoint>,
+    deadline: Deadline,
+) -> Arc<cdh::Road> {
+    let hint = hint::find(endpoint, &ports.initdata);
+    cdh::Road::new(standing.api(), deadline, standing.boot_until(), in_a_pod(ports), hint, &ports.clock)
 }
 
 /// Prints every problem; the finding has room for the first only.
@@ -126,16 +238,10 @@ fn told(ports: &Ports, problems: &[Problem]) -> Finding {
     problem::finding(problems)
 }
 
-fn two_documents(file: &Path) -> Finding {
-    Finding::new(
-        Class::Config,
-        format!(
-            "--config {} is given, and COUNTERSIGN_NAMESPACE and COUNTERSIGN_WORKLOAD name a delivered configuration",
-            file.display()
-        ),
-    )
-    .why("only one document can hold; the delivered one is believed more, and a file must not replace it")
-    .next("remove --config from the container's args, or the two variables from its env")
+fn two_documents(file: &Path, other: &str) -> Finding {
+    Finding::new(Class::Config, format!("--config {} is given, and {other}", file.display()))
+        .why("only one document can hold; the other one is believed more, and a file must not replace it")
+        .next("remove --config from the container's args, or the two variables from its env")
 }
 
 /// Reads a configuration file.

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{Ended, boot};
-use crate::access::{Deadline, hint};
+use crate::access::Deadline;
+use crate::access::standing::Standing;
 use crate::cli::Get;
 use crate::config::{self, Expect, Provenance, RelativePath};
 use crate::finding::{Class, Finding, printable};
@@ -22,8 +23,8 @@ async fn get(ports: &Ports, arguments: &Get) -> Result<String, Finding> {
     let deadline = Deadline::after(wanted.deadline);
     let needs = Needs { files: 1, ..Needs::default() };
     let directory = RamDir::prove(&wanted.directory, &needs, &ports.proc).map_err(|error| error.finding())?;
-    let hint = hint::find(None, &ports.initdata);
-    let road = boot::road(ports, deadline, hint);
+    let standing = Standing::new(ports, deadline, boot::in_a_pod(ports));
+    let road = boot::cdh(ports, &standing, None, deadline);
     let value = road.fetch(&wanted.from, wanted.expect.max_bytes).await?;
     let origin = wanted.from.to_string();
     secrets::check::check(&wanted.expect, value.expose(), None)

@@ -2,7 +2,6 @@
 
 use super::{Ended, boot};
 use crate::access::Deadline;
-use crate::access::hint;
 use crate::cli::Init;
 use crate::config::Config;
 use crate::finding::{Class, Finding};
@@ -11,31 +10,32 @@ use crate::secrets;
 
 pub(super) async fn run(ports: &Ports, arguments: &Init) -> Ended {
     let started = tokio::time::Instant::now();
-    let config = match configuration(ports, arguments).await {
-        Ok(config) => config,
+    let booted = match configuration(ports, arguments).await {
+        Ok(booted) => booted,
         Err((provenance, finding)) => return Ended { role: "init", provenance, result: Err(finding) },
     };
-    let provenance = Some(config.provenance);
-    Ended { role: "init", provenance, result: init(ports, &config, Deadline::since(started, config.deadline)).await }
+    let (provenance, deadline) = (Some(booted.config.provenance), Deadline::since(started, booted.config.deadline));
+    Ended { role: "init", provenance, result: init(ports, &booted, deadline).await }
 }
 
-async fn configuration(ports: &Ports, arguments: &Init) -> Result<Config, boot::Refused> {
+async fn configuration(ports: &Ports, arguments: &Init) -> Result<boot::Booted, boot::Refused> {
     if arguments.config.is_none() && !boot::has_settings(ports) && !boot::in_a_pod(ports) {
         return Err((None, not_here()));
     }
     boot::configuration(ports, arguments.config.as_deref()).await
 }
 
-async fn init(ports: &Ports, config: &Config, deadline: Deadline) -> Result<String, Finding> {
+async fn init(ports: &Ports, booted: &boot::Booted, deadline: Deadline) -> Result<String, Finding> {
+    let config = &booted.config;
     tracing::info!(provenance = config.provenance.label(), serial = config.serial, "configuration read");
     let directory = secrets::preflight(config, ports)?;
-    let hint = hint::find(Some(&config.kbs), &ports.initdata);
-    let road = boot::resources(boot::road(ports, deadline, hint));
+    let road = booted.road(ports, deadline).await?;
     let delivered = secrets::deliver(config, &road, directory.as_ref(), ports).await?;
-    Ok(summary(config, &delivered, directory.as_ref().map(|directory| directory.describe().to_string())))
+    let place = directory.as_ref().map(|directory| directory.describe().to_string());
+    Ok(summary(config, &delivered, place, &road.describe().await))
 }
 
-fn summary(config: &Config, delivered: &secrets::Delivered, place: Option<String>) -> String {
+fn summary(config: &Config, delivered: &secrets::Delivered, place: Option<String>, road: &str) -> String {
     let gates = match config.secrets.gates.len() {
         0 => String::new(),
         1 => "1 gate open; ".to_owned(),
@@ -50,7 +50,7 @@ fn summary(config: &Config, delivered: &secrets::Delivered, place: Option<String
             config.secrets.directory.display(),
         ),
     };
-    format!("{gates}{files}; configuration {}, road cdh", config.provenance)
+    format!("{gates}{files}; configuration {}, {road}", config.provenance)
 }
 
 /// `init` at a person's prompt.

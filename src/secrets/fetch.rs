@@ -13,10 +13,6 @@ use crate::formats::kbs_uri::KbsUri;
 use crate::formats::sealed::SealedSecret;
 use crate::secret::Secret;
 
-/// Requests under way at once. The guest's services take one at a time for long stretches, and a
-/// pod starts beside hundreds of others.
-const CONCURRENT: usize = 4;
-
 /// Most bytes of a verification key: a P-256 JWK has about 200.
 const MAX_KEY_BYTES: usize = 4096;
 
@@ -24,6 +20,12 @@ const MAX_KEY_BYTES: usize = 4096;
 pub trait Resources: Send + Sync + 'static {
     /// Fetches one resource, at most `max_bytes` long. Retries and deadline are the road's business.
     fn fetch(&self, uri: &KbsUri, max_bytes: usize) -> impl Future<Output = Result<Secret, Finding>> + Send;
+
+    /// How many fetches may be under way at once, at least one.
+    fn concurrent(&self) -> usize;
+
+    /// The way's name, for the receipt.
+    fn label(&self) -> &'static str;
 }
 
 /// One value, and what to call its origin in messages and in the receipt.
@@ -61,7 +63,7 @@ pub async fn values(road: &Arc<impl Resources>, secrets: &Secrets) -> Result<Vec
 
 /// Fetches many resources, a few at a time; answers in the order of the requests.
 pub async fn many(road: &Arc<impl Resources>, requests: Vec<(String, KbsUri, usize)>) -> Vec<Attempt<Secret>> {
-    let permits = Arc::new(Semaphore::new(CONCURRENT));
+    let permits = Arc::new(Semaphore::new(road.concurrent().max(1)));
     let mut tasks = JoinSet::new();
     let mut labels = BTreeMap::new();
     for (index, (label, uri, max_bytes)) in requests.into_iter().enumerate() {

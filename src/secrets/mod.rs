@@ -38,7 +38,27 @@ pub fn preflight(config: &Config, ports: &Ports) -> Result<Option<RamDir>, Findi
     // asked for. The exact sizes are checked when publishing.
     let groups: Vec<u32> = files.iter().filter_map(|file| file.group).collect();
     let needs = Needs { files: files.len(), bytes: 0, owners: &owners, groups: &groups };
-    RamDir::prove(&config.secrets.directory, &needs, &ports.proc).map(Some).map_err(|error| error.finding())
+    let directory = RamDir::prove(&config.secrets.directory, &needs, &ports.proc).map_err(|error| error.finding())?;
+    never_lower(config, &directory)?;
+    Ok(Some(directory))
+}
+
+/// The set that stands was published by a configuration whose serial this one may not be below: an
+/// old configuration must not come back while the pod lives.
+fn never_lower(config: &Config, directory: &RamDir) -> Result<(), Finding> {
+    let receipt = directory.receipt().map_err(|error| error.finding())?;
+    let Some(standing) = receipt.as_deref().and_then(receipt::serial) else { return Ok(()) };
+    if config.serial >= standing {
+        return Ok(());
+    }
+    let saw = format!(
+        "the configuration has serial {}, and the set in {} was published under serial {standing}",
+        config.serial,
+        config.secrets.directory.display()
+    );
+    Err(Finding::new(Class::Config, saw)
+        .why("a serial never goes down: an older configuration has been put in a newer one's place")
+        .next("raise `serial` in the configuration above the one that was published, and deliver it again"))
 }
 
 /// Opens the gates, fetches, checks and publishes the whole set, or nothing.
@@ -74,7 +94,7 @@ pub async fn deliver(
             group: file.group,
         })
         .collect();
-    let receipt = receipt::write(config, &values, ports.unix_now());
+    let receipt = receipt::write(config, &values, road.label(), ports.clock.now());
     let published = directory.publish(&entries, &receipt, &ports.fail).map_err(|error| error.finding())?;
     if published.left_behind {
         tracing::warn!("the new set is published, but an older one could not be removed; the next run tries again");

@@ -10,7 +10,7 @@ use crate::config::Config;
 struct Receipt<'a> {
     v: u8,
     countersign: &'static str,
-    /// Seconds since 1970 by the guest's wall clock, which the host sets.
+    /// Seconds since 1970 by the guest's clock, which the host sets and which has a floor.
     written: u64,
     provenance: &'static str,
     via: &'static str,
@@ -26,7 +26,7 @@ struct File<'a> {
 }
 
 /// The receipt's bytes: one JSON object, pretty-printed.
-pub(super) fn write(config: &Config, values: &[Value], now: u64) -> Vec<u8> {
+pub(super) fn write(config: &Config, values: &[Value], via: &'static str, now: u64) -> Vec<u8> {
     let files = config
         .secrets
         .files
@@ -39,11 +39,33 @@ pub(super) fn write(config: &Config, values: &[Value], now: u64) -> Vec<u8> {
         countersign: env!("CARGO_PKG_VERSION"),
         written: now,
         provenance: config.provenance.label(),
-        via: "cdh",
+        via,
         serial: config.serial,
         files,
     };
     let mut bytes = serde_json::to_vec_pretty(&receipt).unwrap_or_default();
     bytes.push(b'\n');
     bytes
+}
+
+/// What an earlier receipt says of the configuration behind it. `None` where it is not one of ours.
+pub(super) fn serial(receipt: &[u8]) -> Option<u64> {
+    serde_json::from_slice::<serde_json::Value>(receipt).ok()?.get("serial")?.as_u64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn a_receipt_says_its_serial_to_a_later_run() {
+        let config =
+            config::parse("version = 1\nserial = 7\n[[secrets.gate]]\nfrom = \"kbs:///a/b/c\"\nequals = \"x\"\n");
+        let receipt = write(&config.unwrap(), &[], "cdh", 0);
+        assert_eq!(serial(&receipt), Some(7));
+        for other in [&b""[..], b"{}", b"{\"serial\":-1}", b"[7]"] {
+            assert_eq!(serial(other), None);
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! KBS the configured CA is the only root: the web's roots are not compiled in, and in an image of
 //! one file there is no `/etc/ssl` to read.
 
+mod anchored;
 mod problem;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -12,13 +13,14 @@ mod tests;
 
 use std::sync::Arc;
 
-use rustls::client::Resumption;
+use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{PemObject as _, SectionKind};
-use rustls::{ClientConfig, RootCertStore};
 
+use crate::clock::Clock;
 use crate::finding::{Class, Finding};
+pub use anchored::Anchored;
 pub use problem::{TlsProblem, explain, explain_io};
 
 /// Most bytes of a CA's PEM, 256 KiB: as much as a whole configuration may have.
@@ -73,30 +75,18 @@ impl Error {
     }
 }
 
-/// A client's TLS, trusting exactly the certificates in `ca_pem`. Sends no client certificate and
-/// offers no ALPN.
-pub fn client_config(ca_pem: Option<&str>, system_roots: bool) -> Result<Arc<ClientConfig>, Error> {
+/// A client's TLS, trusting exactly the certificates in `ca_pem`, by `clock`. Sends no client
+/// certificate and offers no ALPN.
+pub fn client(ca_pem: Option<&str>, system_roots: bool, clock: &Clock) -> Result<Anchored, Error> {
     if system_roots {
         return Err(Error::SystemRoots);
     }
-    with_roots(roots(ca_pem.ok_or(Error::NoRoots)?)?)
+    Anchored::new(roots(ca_pem.ok_or(Error::NoRoots)?)?, clock)
 }
 
 /// A client's TLS that trusts nobody: for HTTP clients that want one and speak plain http only.
-pub fn client_config_without_roots() -> Result<Arc<ClientConfig>, Error> {
-    with_roots(RootCertStore::empty())
-}
-
-fn with_roots(roots: RootCertStore) -> Result<Arc<ClientConfig>, Error> {
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|_| Error::Provider)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    // A resumed session skips the check of the server's certificate.
-    config.resumption = Resumption::disabled();
-    config.enable_early_data = false;
-    Ok(Arc::new(config))
+pub fn client_without_roots(clock: &Clock) -> Result<Anchored, Error> {
+    Anchored::new(RootCertStore::empty(), clock)
 }
 
 /// aws-lc-rs with our order of key exchanges: what is recorded today must not be read later.

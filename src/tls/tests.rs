@@ -12,7 +12,7 @@ type Client = TlsStream<tokio::io::DuplexStream>;
 
 async fn handshake(ca: &str, server: Arc<ServerConfig>, name: &str) -> Result<Client, TlsProblem> {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
-    let config = client_config(Some(ca), false).unwrap();
+    let config = client(Some(ca), false, &Clock::system()).unwrap().config();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let serve = tokio::spawn(async move { TlsAcceptor::from(server).accept(theirs).await.is_ok() });
     let result = TlsConnector::from(config).connect(name, ours).await;
@@ -61,7 +61,7 @@ async fn only_the_configured_ca_is_trusted() {
 #[tokio::test]
 async fn nothing_is_resumed() {
     let ca = TestCa::new();
-    let config = client_config(Some(&ca.pem), false).unwrap();
+    let config = client(Some(&ca.pem), false, &Clock::system()).unwrap().config();
     let server = ca.server("kbs.example", Leaf::Good);
     for _ in 0..2 {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
@@ -84,7 +84,7 @@ async fn plain_http_on_the_port_is_named() {
     let ca = TestCa::new();
     let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
     theirs.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
-    let config = client_config(Some(&ca.pem), false).unwrap();
+    let config = client(Some(&ca.pem), false, &Clock::system()).unwrap().config();
     let name = ServerName::try_from("kbs.example").unwrap();
     let error = TlsConnector::from(config).connect(name, ours).await.unwrap_err();
     assert_eq!(explain_io(&error), Some(TlsProblem::NotTls));
@@ -105,12 +105,12 @@ fn a_ca_that_cannot_be_read_whole_is_refused() {
         (format!("{}-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", ca.pem), Error::OtherBlock),
         ("x".repeat(MAX_PEM + 1), Error::TooLong),
     ] {
-        assert_eq!(client_config(Some(&pem), false).err(), Some(error));
+        assert_eq!(client(Some(&pem), false, &Clock::system()).err(), Some(error));
         assert_eq!(error.finding().class, Class::Config);
         assert!(error.finding().next.contains("[kbs].ca"));
     }
-    assert_eq!(client_config(None, false).err(), Some(Error::NoRoots));
-    assert_eq!(client_config(Some(&ca.pem), true).err(), Some(Error::SystemRoots));
+    assert_eq!(client(None, false, &Clock::system()).err(), Some(Error::NoRoots));
+    assert_eq!(client(Some(&ca.pem), true, &Clock::system()).err(), Some(Error::SystemRoots));
 }
 
 #[test]
@@ -147,6 +147,6 @@ proptest! {
         } else {
             text
         };
-        let _ = client_config(Some(&pem), false);
+        let _ = client(Some(&pem), false, &Clock::system());
     }
 }

@@ -27,7 +27,7 @@ pub use options::{MAX_BLOB, Options, Service};
 pub use provider::{Echo, Provider};
 pub use report::{KernelReport, Source};
 pub use sev_guest::SevGuest;
-pub use sysfs::{MrConfigId, mr_config_id};
+pub use sysfs::{MrConfigId, event_log, mr_config_id};
 pub use worker::Step;
 
 use crate::ports::tsm_fs::{TsmDir, TsmFs};

@@ -11,9 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::time::ClockId;
-
 use super::Error;
+use crate::clock::boottime;
 
 /// Longest time that one report may take, whatever its caller's deadline. An entry older than that
 /// has no owner any more.
@@ -88,11 +87,6 @@ fn boot_id(proc: &Path) -> Option<String> {
     let file = File::open(proc.join("sys/kernel/random/boot_id")).ok()?;
     file.take(BOOT_ID_BYTES).read_to_string(&mut text).ok()?;
     Some(text)
-}
-
-fn boottime() -> Duration {
-    let time = rustix::time::clock_gettime(ClockId::Boottime);
-    Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
 }
 
 /// Whether a name for an entry that somebody made for us can be one: it comes from configuration.

@@ -2,6 +2,8 @@
 //!
 //! A directory that is not sysfs is refused, since anything can be mounted at `/sys`.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -16,6 +18,12 @@ const SEV_GUEST: &str = "devices/virtual/misc/sev-guest/dev";
 
 /// MRCONFIGID of the running TD, 48 bytes (`sysfs-devices-virtual-misc-tdx_guest`, Linux 6.16).
 const MRCONFIGID: &str = "devices/virtual/misc/tdx_guest/measurements/mrconfigid";
+
+/// The CC event log (ACPI 6.5 §5.2.34), as the kernel's `acpi_data_ccel` shows it.
+const CCEL: &str = "firmware/acpi/tables/data/CCEL";
+
+/// Most bytes of it: firmware reserves 64 KiB to some MiB.
+const MAX_EVENT_LOG: usize = 4 * 1024 * 1024;
 
 /// Longest text of a device number: two `u32` and two more characters.
 const DEVICE_TEXT: usize = 22;
@@ -37,6 +45,13 @@ pub fn mr_config_id(sys: &Path) -> Result<Option<MrConfigId>, Error> {
     let Some(bytes) = read(sys, MRCONFIGID, FILE, 49)? else { return Ok(None) };
     let value = bytes.try_into().map_err(|_| Error::Sysfs { file: FILE, problem: "does not have 48 bytes" })?;
     Ok(Some(MrConfigId(value)))
+}
+
+/// The firmware's log of what it measured into a TD, padding included, 4 MiB at most. `None` outside a
+/// TD, and where the runtime masks `/sys/firmware`, as it does by default.
+pub fn event_log(sys: &Path) -> Result<Option<Vec<u8>>, Error> {
+    const FILE: &str = "/sys/firmware/acpi/tables/data/CCEL";
+    read(sys, CCEL, FILE, MAX_EVENT_LOG)
 }
 
 /// Device number of `/dev/sev-guest`, where the kernel drives one.
@@ -76,9 +91,9 @@ fn read(sys: &Path, path: &str, file: &'static str, most: usize) -> Result<Optio
     if u64::try_from(stat.f_type) != Ok(SYSFS) {
         return Err(refuse("is not sysfs: something is mounted there"));
     }
-    let mut bytes = vec![0_u8; most];
-    let count = rustix::io::read(&fd, &mut bytes).map_err(|_| refuse("cannot be read"))?;
-    bytes.truncate(count);
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(most).unwrap_or(u64::MAX);
+    File::from(fd).take(limit).read_to_end(&mut bytes).map_err(|_| refuse("cannot be read"))?;
     Ok(Some(bytes))
 }
 

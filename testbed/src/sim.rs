@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use countersign::clock::{Clock, boottime};
 use countersign::ports::{FailPoint, Ports};
 use rustix::process::Signal;
 
@@ -56,7 +57,7 @@ fn ports(typed: Vec<OsString>) -> Result<Ports, String> {
             Some("--sim-fail-at") => ports.fail = fail_at(&value()?)?,
             Some("--sim-clock-offset") => {
                 let seconds = parse::<i64>(&value()?, "a whole number of seconds")?;
-                ports.wall = Arc::new(move || moved(seconds));
+                ports.clock = Clock::new(Arc::new(move || moved(seconds)), Arc::new(boottime));
             }
             Some("--sim-proc") => ports.proc = PathBuf::from(value()?),
             Some(other) if other.starts_with("--sim-") => return Err(format!("{other} is not known")),

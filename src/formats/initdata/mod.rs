@@ -19,8 +19,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+mod content;
 mod policy;
 
+pub use content::Content;
 pub use policy::{AgentPolicy, policy_data};
 
 /// Most bytes of the compressed form, 1 MiB: annotations of a pod are limited to 256 KiB together,

@@ -27,6 +27,7 @@ use tokio_rustls::TlsConnector;
 
 use super::PROTOCOL_VERSION;
 use super::dns::{DnsProblem, Resolver};
+use crate::clock::Clock;
 use crate::config::KbsUrl;
 use crate::formats::kbs_error::{BodyKind, classify_body};
 use crate::tls::{self, TlsProblem};
@@ -41,28 +42,30 @@ const BUFFER: usize = 64 * 1024;
 /// Most addresses of one name that are tried: who has more has a load balancer.
 const MAX_ADDRESSES: usize = 4;
 
-/// Asks the KBS at `url`, trusting only the certificates in `ca` (PEM), within `budget` altogether.
+/// Asks the KBS at `url`, trusting only the certificates in `ca` (PEM) by `clock`, within `budget` altogether.
 /// Each stage may take an equal part of what is left, so a slow one does not starve the next.
 ///
 /// Never fails: what went wrong is the report. Dropping the future closes what is open.
-pub async fn probe(url: &KbsUrl, ca: Option<&str>, budget: Duration) -> Report {
-    probe_with(url, ca, budget, Resolver::system).await
+pub async fn probe(url: &KbsUrl, ca: Option<&str>, clock: &Clock, budget: Duration) -> Report {
+    probe_with(url, ca, clock, budget, Resolver::system).await
 }
 
 /// The same with a resolver of the caller's; it is made only for a host that is a name.
 pub async fn probe_with(
     url: &KbsUrl,
     ca: Option<&str>,
+    clock: &Clock,
     budget: Duration,
     resolver: impl FnOnce() -> Result<Resolver, DnsProblem>,
 ) -> Report {
-    let mut walk = Walk { until: Instant::now() + budget, stages: Vec::new() };
+    let mut walk = Walk { clock: clock.clone(), until: Instant::now() + budget, stages: Vec::new() };
     let verdict = walk.all(url, ca, resolver).await.unwrap_or_else(|verdict| verdict);
     Report::new(url.clone(), walk.stages, verdict)
 }
 
 /// The stages passed so far, and when it must be over.
 struct Walk {
+    clock: Clock,
     until: Instant,
     stages: Vec<Stage>,
 }
@@ -89,7 +92,8 @@ impl Walk {
             return self.ask(tcp, url).await;
         }
         let silent = Verdict::Silent(StageName::Certificate);
-        let tls = self.stage(StageName::Certificate, 2, handshake(tcp, &url.host, ca), silent).await?;
+        let clock = self.clock.clone();
+        let tls = self.stage(StageName::Certificate, 2, handshake(tcp, &url.host, ca, &clock), silent).await?;
         self.ask(tls, url).await
     }
 
@@ -143,8 +147,9 @@ async fn handshake(
     tcp: TcpStream,
     host: &str,
     ca: Option<&str>,
+    clock: &Clock,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Verdict> {
-    let config = tls::client_config(Some(ca.ok_or(Verdict::NoCa)?), false).map_err(Verdict::BadCa)?;
+    let config = tls::client(Some(ca.ok_or(Verdict::NoCa)?), false, clock).map_err(Verdict::BadCa)?.config();
     let name = ServerName::try_from(host.to_owned()).map_err(|_| Verdict::Tls(TlsProblem::WrongName))?;
     TlsConnector::from(config)
         .connect(name, tcp)

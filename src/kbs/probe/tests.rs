@@ -72,7 +72,7 @@ fn no_names() -> Result<Resolver, DnsProblem> {
 
 async fn ask(status: &str, body: &str) -> Report {
     let (at, _task) = serve(None, response(status, body)).await;
-    probe_with(&url(false, "127.0.0.1", at.port()), None, BUDGET, no_names).await
+    probe_with(&url(false, "127.0.0.1", at.port()), None, &Clock::system(), BUDGET, no_names).await
 }
 
 #[tokio::test]
@@ -80,7 +80,7 @@ async fn a_kbs_of_our_version_is_known_by_its_challenge() {
     let (at, task) = serve(None, response("200 OK", CHALLENGE)).await;
     let mut kbs = url(false, "127.0.0.1", at.port());
     kbs.prefix = "/trustee".to_owned();
-    let report = probe_with(&kbs, None, BUDGET, no_names).await;
+    let report = probe_with(&kbs, None, &Clock::system(), BUDGET, no_names).await;
     assert!(report.speaks_ours());
     assert_eq!(report.finding(), None);
     let names: Vec<StageName> = report.stages().iter().map(|stage| stage.name).collect();
@@ -99,8 +99,10 @@ async fn https_to_a_name_passes_all_four_stages() {
     let ca = TestCa::new();
     let (at, _task) = serve(Some(ca.server("kbs.test", Leaf::Good)), response("200 OK", CHALLENGE)).await;
     let dns = name_server(Zone::Address).await;
-    let report =
-        probe_with(&url(true, "kbs.test", at.port()), Some(&ca.pem), BUDGET, || Resolver::with_servers(&[dns])).await;
+    let report = probe_with(&url(true, "kbs.test", at.port()), Some(&ca.pem), &Clock::system(), BUDGET, || {
+        Resolver::with_servers(&[dns])
+    })
+    .await;
     assert!(report.speaks_ours(), "{}", report.summary());
     assert_eq!(report.stages().len(), 4);
 }
@@ -133,7 +135,7 @@ async fn what_is_not_a_kbs_is_said_to_be_none() {
     let endless = "x".repeat(MAX_ANSWER + 1);
     assert!(matches!(ask("200 OK", &endless).await.verdict(), Verdict::NotAKbs { .. }));
     let (at, _task) = serve(None, "SSH-2.0-OpenSSH_9.2\r\n".to_owned()).await;
-    let report = probe_with(&url(false, "127.0.0.1", at.port()), None, BUDGET, no_names).await;
+    let report = probe_with(&url(false, "127.0.0.1", at.port()), None, &Clock::system(), BUDGET, no_names).await;
     assert_eq!(report.verdict(), &Verdict::NotHttp);
 }
 
@@ -148,34 +150,38 @@ async fn each_wrong_certificate_is_class_74() {
     let (ca, stranger) = (TestCa::new(), TestCa::new());
     for (leaf, problem) in [(Leaf::Expired, TlsProblem::Expired), (Leaf::IsCa, TlsProblem::CaUsedAsEndEntity)] {
         let (at, _task) = serve(Some(ca.server("127.0.0.1", leaf)), String::new()).await;
-        let report = probe_with(&url(true, "127.0.0.1", at.port()), Some(&ca.pem), BUDGET, no_names).await;
+        let report =
+            probe_with(&url(true, "127.0.0.1", at.port()), Some(&ca.pem), &Clock::system(), BUDGET, no_names).await;
         assert_eq!(report.verdict(), &Verdict::Tls(problem));
         assert_eq!(report.finding().unwrap().class, Class::KbsIdentity);
     }
     let (at, _task) = serve(Some(ca.server("127.0.0.1", Leaf::Good)), String::new()).await;
-    let report = probe_with(&url(true, "127.0.0.1", at.port()), Some(&stranger.pem), BUDGET, no_names).await;
+    let report =
+        probe_with(&url(true, "127.0.0.1", at.port()), Some(&stranger.pem), &Clock::system(), BUDGET, no_names).await;
     assert_eq!(report.finding().unwrap().class, Class::KbsIdentity);
     let (at, _task) = serve(Some(ca.server("other.test", Leaf::Good)), String::new()).await;
-    let report = probe_with(&url(true, "127.0.0.1", at.port()), Some(&ca.pem), BUDGET, no_names).await;
+    let report =
+        probe_with(&url(true, "127.0.0.1", at.port()), Some(&ca.pem), &Clock::system(), BUDGET, no_names).await;
     assert_eq!(report.verdict(), &Verdict::Tls(TlsProblem::WrongName));
 }
 
 #[tokio::test]
 async fn https_without_a_ca_is_not_asked_and_blames_nobody() {
     let (at, _task) = serve(None, String::new()).await;
-    let report = probe_with(&url(true, "127.0.0.1", at.port()), None, BUDGET, no_names).await;
+    let report = probe_with(&url(true, "127.0.0.1", at.port()), None, &Clock::system(), BUDGET, no_names).await;
     assert_eq!(report.verdict(), &Verdict::NoCa);
     assert_eq!(report.finding(), None);
     assert!(report.summary().contains("no CA is configured"));
     let (at, _task) = serve(None, String::new()).await;
-    let report = probe_with(&url(true, "127.0.0.1", at.port()), Some("not PEM"), BUDGET, no_names).await;
+    let report =
+        probe_with(&url(true, "127.0.0.1", at.port()), Some("not PEM"), &Clock::system(), BUDGET, no_names).await;
     assert_eq!(report.finding().unwrap().class, Class::Config);
 }
 
 #[tokio::test]
 async fn a_refused_connection_is_named() {
     let refusing = RefusingPort::new();
-    let report = probe_with(&url(false, "127.0.0.1", refusing.port()), None, BUDGET, no_names).await;
+    let report = probe_with(&url(false, "127.0.0.1", refusing.port()), None, &Clock::system(), BUDGET, no_names).await;
     assert_eq!(report.verdict(), &Verdict::ConnectRefused);
     let finding = report.finding().unwrap();
     assert_eq!(finding.class, Class::Unreachable);
@@ -191,7 +197,7 @@ async fn a_silent_server_does_not_outlast_the_budget() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let kbs = url(tls, "127.0.0.1", listener.local_addr().unwrap().port());
         let start = Instant::now();
-        let report = probe_with(&kbs, Some(&ca.pem), Duration::from_millis(300), no_names).await;
+        let report = probe_with(&kbs, Some(&ca.pem), &Clock::system(), Duration::from_millis(300), no_names).await;
         assert_eq!(report.verdict(), &verdict);
         assert!(start.elapsed() < Duration::from_secs(5));
         assert_eq!(report.finding().unwrap().class, Class::Unreachable);
@@ -201,10 +207,10 @@ async fn a_silent_server_does_not_outlast_the_budget() {
 #[tokio::test]
 async fn a_server_that_hangs_up_is_named() {
     let (at, _task) = serve(None, String::new()).await;
-    let report = probe_with(&url(false, "127.0.0.1", at.port()), None, BUDGET, no_names).await;
+    let report = probe_with(&url(false, "127.0.0.1", at.port()), None, &Clock::system(), BUDGET, no_names).await;
     assert_eq!(report.verdict(), &Verdict::Closed(StageName::Answer));
     let (at, _task) = serve(None, "HTTP/1.1 200 OK\r\ncontent-length: 90\r\n\r\n{\"nonce\"".to_owned()).await;
-    let report = probe_with(&url(false, "127.0.0.1", at.port()), None, BUDGET, no_names).await;
+    let report = probe_with(&url(false, "127.0.0.1", at.port()), None, &Clock::system(), BUDGET, no_names).await;
     assert_eq!(report.verdict(), &Verdict::Closed(StageName::Answer));
 }
 
@@ -216,17 +222,20 @@ async fn names_that_do_not_resolve_are_told_apart() {
         (Zone::Failing, DnsProblem::NoAnswer),
     ] {
         let dns = name_server(zone).await;
-        let report = probe_with(&url(true, "kbs.test", 1), None, BUDGET, || Resolver::with_servers(&[dns])).await;
+        let report =
+            probe_with(&url(true, "kbs.test", 1), None, &Clock::system(), BUDGET, || Resolver::with_servers(&[dns]))
+                .await;
         assert_eq!(report.verdict(), &Verdict::Name(problem));
         assert_eq!(report.finding().unwrap().class, Class::Unreachable);
         assert!(report.finding().unwrap().saw.contains("kbs.test"));
     }
-    let report = probe_with(&url(true, "kbs.test", 1), None, BUDGET, no_names).await;
+    let report = probe_with(&url(true, "kbs.test", 1), None, &Clock::system(), BUDGET, no_names).await;
     assert_eq!(report.verdict(), &Verdict::Name(DnsProblem::NoServers));
     assert!(report.finding().unwrap().next.contains("/etc/resolv.conf"));
     let dns = name_server(Zone::Silent).await;
     let budget = Duration::from_millis(400);
-    let report = probe_with(&url(true, "kbs.test", 1), None, budget, || Resolver::with_servers(&[dns])).await;
+    let report =
+        probe_with(&url(true, "kbs.test", 1), None, &Clock::system(), budget, || Resolver::with_servers(&[dns])).await;
     assert_eq!(report.verdict(), &Verdict::Name(DnsProblem::NoAnswer));
 }
 
@@ -246,7 +255,7 @@ async fn no_word_of_a_server_gets_into_a_report() {
 #[test]
 fn it_can_be_asked_from_any_task() {
     fn is_send(_: impl Send) {}
-    is_send(probe(&url(true, "kbs.test", 1), None, BUDGET));
+    is_send(probe(&url(true, "kbs.test", 1), None, &Clock::system(), BUDGET));
 }
 
 #[test]

@@ -255,7 +255,12 @@ async fn a_kbs_by_another_ca_is_class_74_and_sees_nothing() {
 async fn plain_http_is_refused_unless_trusted_configuration_allows_it() {
     let url = |host: &str| KbsUrl { tls: false, host: host.to_owned(), port: 80, prefix: String::new() };
     let new = |urls: &[KbsUrl], allow_http| {
-        Client::new(urls, &Trust { ca: None, system_roots: false, allow_http }, Names::with(no_names)).err()
+        Client::new(
+            urls,
+            &Trust { ca: None, system_roots: false, allow_http, clock: &Clock::system() },
+            Names::with(no_names),
+        )
+        .err()
     };
     let error = new(&[url("127.0.0.1"), url("kbs.test")], false).unwrap();
     assert_eq!((error.class(), error.remedy()), (Class::Config, Remedy::Never));
@@ -271,7 +276,7 @@ async fn plain_http_is_refused_unless_trusted_configuration_allows_it() {
 #[tokio::test]
 async fn a_name_without_an_address_is_class_69() {
     let url = KbsUrl { tls: false, host: "kbs.test".to_owned(), port: 80, prefix: String::new() };
-    let trust = Trust { ca: None, system_roots: false, allow_http: true };
+    let trust = Trust { ca: None, system_roots: false, allow_http: true, clock: &Clock::system() };
     let client = Client::new(&[url], &trust, Names::with(no_names)).unwrap();
     let error = client.challenge("snp", soon()).await.err().unwrap();
     assert_eq!(error.problem, Problem::Name(DnsProblem::NoServers));
@@ -283,7 +288,7 @@ async fn a_name_is_resolved_by_our_resolver_and_checked_in_the_certificate() {
     let ca = TestCa::new();
     let kbs = TestKbs::start(Some(ca.server("kbs.test", Leaf::Good)), |_| Reply::Honest).await;
     let dns = name_server(Zone::Address).await;
-    let trust = Trust { ca: Some(&ca.pem), system_roots: false, allow_http: false };
+    let trust = Trust { ca: Some(&ca.pem), system_roots: false, allow_http: false, clock: &Clock::system() };
     for (host, works) in [("kbs.test", true), ("other.test", false)] {
         let url = KbsUrl { host: host.to_owned(), ..kbs.url() };
         let names = Names::with(move || Resolver::with_servers(&[dns]));

@@ -19,11 +19,11 @@ const REPORT_DATA: usize = 64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Feature {
     /// Only `/cdh/…`: Kata's default.
+    #[default]
     Resource,
     /// Only `/aa/…`.
     Attestation,
     /// Both.
-    #[default]
     All,
 }
 

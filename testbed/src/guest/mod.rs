@@ -100,7 +100,7 @@ pub struct RunningGuest {
 }
 
 impl GuestApi {
-    /// A guest that has no resource yet, and answers `/info`.
+    /// A guest that has no resource yet, and answers `/info`. As Kata starts it: without `/aa/…`.
     pub fn healthy() -> Self {
         Self::default()
     }
@@ -157,9 +157,11 @@ impl GuestApi {
         self
     }
 
-    /// This guest's attestation agent is there: `/aa/…` answers, `/info` names the TEE.
+    /// This guest's attestation agent is there, and its feature is on: `/aa/…` answers, `/info` names
+    /// the TEE.
     #[must_use]
     pub fn attester(mut self, guest: Guest) -> Self {
+        self.agent.feature = Feature::All;
         self.agent.guest = Some(guest);
         self
     }
@@ -215,6 +217,13 @@ impl GuestApi {
             drop(scripts);
             scripted.or_else(|| default.clone()).unwrap_or_else(|| agent.answer(seen)).acts()
         })
+    }
+}
+
+impl RunningGuest {
+    /// How many requests there were for anything but `/info`, which gives nothing away.
+    pub fn fetched(&self) -> usize {
+        self.requests().iter().filter(|seen| seen.path != "/info").count()
     }
 }
 
