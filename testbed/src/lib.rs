@@ -8,7 +8,7 @@
 //! | [`kbs`], [`pki`], [`dns`] | a KBS, its certificates, and its name |
 //! | [`tee`] | guests with hardware of our own, and the verifier that believes them |
 //! | [`expect`] | what every refusal must look like |
-//! | [`guest_signer`] | the security processor beside a guest under QEMU |
+//! | [`guest_signer`] | the security processor beside a guest under QEMU, and of `countersign-sim` |
 //! | [`seal`] | sealed secrets, as Trustee's tool makes them |
 //! | [`http`] | the server under both doubles |
 //! | [`tsm`] | the kernel's directory of reports, and the list that holds it to the real one |
@@ -57,7 +57,7 @@ pub mod world;
 
 pub use guest::{Answer, GuestApi};
 pub use runner::Need;
-pub use world::{ActiveSwap, Cmd, Run, Volume, World};
+pub use world::{ActiveSwap, Cmd, Run, RunningSigner, Volume, World};
 
 pub use rustix::process::Signal;
 

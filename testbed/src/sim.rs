@@ -13,6 +13,9 @@ use countersign::clock::{Clock, boottime};
 use countersign::ports::{FailPoint, Ports};
 use rustix::process::Signal;
 
+use crate::guest_signer::remote;
+use crate::tsm::FakeTsm;
+
 /// Found in `countersign-sim`, never in `countersign`: a test looks for it in both.
 pub const MARKER: &str = "countersign-sim/never-ship/7d1c0f3a-mark";
 
@@ -28,7 +31,11 @@ flags of countersign-sim, before or among countersign's own:
   --sim-fail-at POINT[=HOW]   at this fail point of publishing: kill (the default: SIGKILL) or
                               stop (SIGSTOP, to be looked at and continued)
   --sim-clock-offset SECONDS  move the wall clock; may be negative
-  --sim-proc DIR              procfs, in place of /proc";
+  --sim-proc DIR              procfs, in place of /proc
+  --sim-sys DIR               sysfs, in place of /sys
+  --sim-initdata DIR          the mounted initdata, in place of /run/countersign/initdata
+  --sim-tee SOCKET[=PROVIDER] configfs-tsm in process, with the reports of the signer that listens
+                              there; PROVIDER is sev_guest (the default), tdx_guest or arm_cca_guest";
 
 /// `countersign-sim`'s `main`: `typed` are its name and arguments.
 pub fn main(typed: Vec<OsString>) -> ExitCode {
@@ -60,6 +67,9 @@ fn ports(typed: Vec<OsString>) -> Result<Ports, String> {
                 ports.clock = Clock::new(Arc::new(move || moved(seconds)), Arc::new(boottime));
             }
             Some("--sim-proc") => ports.proc = PathBuf::from(value()?),
+            Some("--sim-sys") => ports.sys = PathBuf::from(value()?),
+            Some("--sim-initdata") => ports.initdata = PathBuf::from(value()?),
+            Some("--sim-tee") => ports.tsm = Arc::new(tee(&value()?)?),
             Some(other) if other.starts_with("--sim-") => return Err(format!("{other} is not known")),
             _ => ports.args.push(arg),
         }
@@ -69,6 +79,12 @@ fn ports(typed: Vec<OsString>) -> Result<Ports, String> {
 
 fn parse<T: FromStr>(text: &str, what: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("`{text}` is not {what}"))
+}
+
+/// A simulated TEE: `SOCKET` or `SOCKET=PROVIDER`.
+fn tee(text: &str) -> Result<FakeTsm, String> {
+    let (socket, provider) = text.split_once('=').unwrap_or((text, "sev_guest"));
+    remote::tsm(PathBuf::from(socket), provider).ok_or_else(|| format!("`{provider}` is no provider of reports"))
 }
 
 fn fail_at(text: &str) -> Result<FailPoint, String> {

@@ -5,17 +5,25 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
-use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
-use countersign_testbed::guest_signer::{REQUEST, Script, serve};
+use countersign_testbed::guest_signer::host::{GATEWAY, Host, RESOURCE};
+use countersign_testbed::guest_signer::{REQUEST, Script, Signer};
+use countersign_testbed::tee::snp::signed_by;
+use countersign_testbed::tee::{Guest as Hardware, Refusal, SnpGuest, TdxGuest};
 
 countersign_testbed::main! {
     a_report_holds_what_was_asked_and_verifies_under_its_own_certificate,
+    a_quote_holds_what_was_asked,
     each_change_to_a_report_changes_that,
+    each_change_to_a_quote_changes_that,
     a_report_by_another_key_does_not_verify,
     answers_come_in_order_and_the_last_one_stays,
+    another_script_starts_from_its_beginning,
+    the_initdata_that_a_guest_was_launched_with_is_in_its_reports,
     silence_is_no_answer_and_the_next_one_is_for_the_next_request,
     what_is_no_request_ends_the_signer,
     what_is_no_script_is_refused,
+    the_host_believes_its_own_guests_and_tells_why_not_others,
+    the_host_lays_out_what_the_guest_is_to_have,
 }
 
 /// An answer as the module reads it.
@@ -27,19 +35,24 @@ struct Answered {
     manifest: Vec<u8>,
 }
 
-/// A guest, whose signer follows this script.
+/// A guest and its signer.
 struct Guest {
     port: UnixStream,
     seq: u32,
+    signer: Signer,
 }
 
 impl Guest {
     fn new(script: &str) -> Self {
-        let mut script: Script = script.parse().unwrap();
+        Self::of(Signer::answering(script))
+    }
+
+    fn of(signer: Signer) -> Self {
         let (port, mut theirs) = UnixStream::pair().unwrap();
         port.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
-        std::thread::spawn(move || serve(&mut theirs, &mut script));
-        Self { port, seq: 0 }
+        let serving = signer.clone();
+        std::thread::spawn(move || serving.serve(&mut theirs));
+        Self { port, seq: 0, signer }
     }
 
     fn send(&mut self, privlevel: u32, inblob: [u8; 64]) {
@@ -80,14 +93,8 @@ impl Guest {
 fn verifies(answered: &Answered) -> bool {
     let table = &answered.aux;
     let word = |at: usize| usize::try_from(u32::from_le_bytes(table[at..at + 4].try_into().unwrap())).unwrap();
-    let certificate = &table[word(16)..word(16) + word(20)];
     assert_eq!(table[24..48], [0; 24], "the table ends with an empty entry");
-    // The key is the only uncompressed point of 97 bytes in it: a BIT STRING of 98.
-    let at = certificate.windows(4).position(|window| window == [0x03, 0x62, 0x00, 0x04]).unwrap();
-    let key = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, &certificate[at + 3..at + 100]);
-    let half = |from: usize| answered.out[from..from + 48].iter().rev().copied().collect::<Vec<u8>>();
-    assert_eq!(answered.out[0x2a0 + 48..0x2a0 + 72], [0; 24]);
-    key.verify(&answered.out[..0x2a0], &[half(0x2a0), half(0x2e8)].concat()).is_ok()
+    signed_by(&answered.out, &table[word(16)..word(16) + word(20)])
 }
 
 fn a_report_holds_what_was_asked_and_verifies_under_its_own_certificate() {
@@ -99,6 +106,20 @@ fn a_report_holds_what_was_asked_and_verifies_under_its_own_certificate() {
         assert_eq!(answered.out[0x30], 1, "the privilege level");
         assert!(answered.manifest.is_empty());
         assert!(verifies(&answered));
+    }
+}
+
+/// Where the body of a quote of version 4 has its fields.
+const MR_TD: usize = 48 + 136;
+const MR_CONFIG_ID: usize = 48 + 184;
+const REPORT_DATA: usize = 48 + 520;
+
+fn a_quote_holds_what_was_asked() {
+    let mut guest = Guest::new("tdx");
+    for fill in [1, 2] {
+        let answered = guest.ask([fill; 64]);
+        assert_eq!(answered.out[REPORT_DATA..REPORT_DATA + 64], [fill; 64]);
+        assert!(answered.aux.is_empty() && answered.manifest.is_empty());
     }
 }
 
@@ -115,6 +136,19 @@ fn each_change_to_a_report_changes_that() {
     assert!(!Guest::new("snp+manifest").ask([7; 64]).manifest.is_empty());
     let script = format!("snp+debug+host-data={}", "3c".repeat(32));
     assert_eq!(Guest::new(&script).ask([7; 64]).out[0xc0..0xe0], [0x3c; 32]);
+    assert!(!verifies(&Guest::new("snp+tampered").ask([7; 64])));
+}
+
+fn each_change_to_a_quote_changes_that() {
+    let plain = Guest::new("tdx").ask([7; 64]);
+    let mut guest = Guest::new("tdx+replay");
+    guest.ask([1; 64]);
+    assert_eq!(guest.ask([7; 64]).out[REPORT_DATA..REPORT_DATA + 64], [1; 64]);
+    assert_eq!(Guest::new("tdx+wrong-data").ask([7; 64]).out[REPORT_DATA..REPORT_DATA + 64], [0x5a; 64]);
+    assert_ne!(Guest::new("tdx+other-measurement").ask([7; 64]).out[MR_TD..MR_TD + 48], plain.out[MR_TD..MR_TD + 48]);
+    assert_eq!((plain.out[48 + 120] & 1, Guest::new("tdx+debug").ask([7; 64]).out[48 + 120] & 1), (0, 1));
+    let script = format!("tdx+host-data={}", "3c".repeat(48));
+    assert_eq!(Guest::new(&script).ask([7; 64]).out[MR_CONFIG_ID..MR_CONFIG_ID + 48], [0x3c; 48]);
 }
 
 fn a_report_by_another_key_does_not_verify() {
@@ -125,11 +159,30 @@ fn answers_come_in_order_and_the_last_one_stays() {
     let mut guest = Guest::new("errno:16*2,tdx,cca,bytes:16384");
     let errnos: Vec<u32> = (0..2).map(|_| guest.ask([7; 64]).errno).collect();
     assert_eq!(errnos, [16, 16]);
-    assert_eq!(guest.ask([7; 64]).out[48 + 520..48 + 584], [7; 64]);
+    assert_eq!(guest.ask([7; 64]).out[REPORT_DATA..REPORT_DATA + 64], [7; 64]);
     assert_eq!(guest.ask([7; 64]).out.len(), 67);
     for _ in 0..2 {
         assert_eq!(guest.ask([7; 64]).out.len(), 16384);
     }
+}
+
+fn another_script_starts_from_its_beginning() {
+    let mut guest = Guest::new("snp+replay");
+    guest.ask([1; 64]);
+    guest.signer.set("errno:16,snp+replay").unwrap();
+    assert_eq!(guest.signer.requests(), 0);
+    assert_eq!(guest.ask([2; 64]).errno, 16);
+    assert_eq!(guest.ask([3; 64]).out[0x50..0x90], [2; 64]);
+    assert_eq!(guest.signer.requests(), 2);
+    assert!(guest.signer.set("nonsense").is_err());
+    assert_eq!(guest.signer.requests(), 2, "what is no script changes nothing");
+}
+
+fn the_initdata_that_a_guest_was_launched_with_is_in_its_reports() {
+    let answered = Guest::of(Signer::answering("snp").launched_with(&[0x11; 48])).ask([7; 64]);
+    assert_eq!(answered.out[0xc0..0xe0], [0x11; 32]);
+    let answered = Guest::of(Signer::answering("tdx").launched_with(&[0x11; 32])).ask([7; 64]);
+    assert_eq!(answered.out[MR_CONFIG_ID..MR_CONFIG_ID + 48], [[0x11; 32].as_slice(), &[0; 16]].concat());
 }
 
 fn silence_is_no_answer_and_the_next_one_is_for_the_next_request() {
@@ -147,12 +200,68 @@ fn what_is_no_request_ends_the_signer() {
 }
 
 fn what_is_no_script_is_refused() {
-    for text in
-        ["", "sgx", "snp+", "snp+nonsense", "tdx+debug", "errno:", "errno:-1", "bytes:x", "snp*0", "snp*x", "snp,"]
-    {
+    for text in [
+        "",
+        "sgx",
+        "snp+",
+        "snp+nonsense",
+        "tdx+no-certificates",
+        "tdx+manifest",
+        "cca+debug",
+        "errno:",
+        "errno:-1",
+        "bytes:x",
+        "snp*0",
+        "snp*x",
+        "snp,",
+    ] {
         assert!(text.parse::<Script>().is_err(), "`{text}`");
     }
-    for hex in ["", "3c", "zz", &"3c".repeat(33), &"c".repeat(63)] {
+    for hex in ["", "3", "zz", &"3c".repeat(33), &"c".repeat(63)] {
         assert!(format!("snp+host-data={hex}").parse::<Script>().is_err(), "`{hex}`");
     }
+    assert!(format!("tdx+host-data={}", "3c".repeat(49)).parse::<Script>().is_err());
+}
+
+/// One request to the control port.
+fn control(host: &Host, method: &str, path: &str, body: &str) -> String {
+    let mut port = std::net::TcpStream::connect(host.control()).unwrap();
+    write!(port, "{method} {path} HTTP/1.0\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut answer = String::new();
+    port.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn the_host_believes_its_own_guests_and_tells_why_not_others() {
+    let (host, signer) = Host::start().unwrap();
+    let (text, digest) = (host.document().text(), host.document().digest());
+    let (resource, value) = RESOURCE;
+    for guest in [Hardware::Snp(SnpGuest::genoa().initdata(&digest)), Hardware::Tdx(TdxGuest::v4().initdata(&digest))] {
+        let fetched = host.kbs().fetch(&guest, Some(&text), resource);
+        assert_eq!(fetched.as_deref(), Some(value.as_bytes()));
+    }
+    assert!(control(&host, "POST", "/script", "tdx+debug").starts_with("HTTP/1.1 200"));
+    assert_eq!(signer.provider(), "tdx_guest");
+    let stranger = Hardware::Snp(SnpGuest::genoa());
+    assert!(host.kbs().fetch(&stranger, Some(&text), resource).is_none());
+    assert_eq!(host.kbs().refusals(), [Refusal::InitData]);
+    assert!(control(&host, "GET", "/kbs", "").ends_with("requests=0 attestations=0 refusals=InitData"));
+    control(&host, "POST", "/script", "snp");
+    assert!(control(&host, "GET", "/kbs", "").ends_with("requests=0 attestations=0 refusals="));
+    for (path, body) in [("/script", "nonsense"), ("/other", "snp")] {
+        assert!(control(&host, "POST", path, body).starts_with("HTTP/1.1 400"), "{path} {body}");
+    }
+}
+
+fn the_host_lays_out_what_the_guest_is_to_have() {
+    let (host, _signer) = Host::start().unwrap();
+    let directory = std::env::temp_dir().join(format!("countersign-host-{}", std::process::id()));
+    host.lay_out(&directory).unwrap();
+    let read = |name: &str| std::fs::read_to_string(directory.join(name)).unwrap();
+    assert_eq!(read("initdata.toml"), host.document().text());
+    assert!(read("ca.pem").starts_with("-----BEGIN CERTIFICATE-----"));
+    for name in ["kbs", "control"] {
+        assert!(read(name).contains(GATEWAY), "{name}");
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
 }

@@ -1,5 +1,6 @@
-//! The security processor of a guest under QEMU: answers what `guest-tests/module/tsm_fake.c` asks,
-//! from outside the guest, where the real one is too. Its keys are made at start.
+//! The security processor of a simulated guest: answers what `guest-tests/module/tsm_fake.c` asks
+//! from inside QEMU, and what `countersign-sim --sim-tee` asks on any machine. It stands outside
+//! the guest, where the real one does too.
 //!
 //! A unix socket carries frames of fixed length, little endian, as in `struct fake_req` and
 //! `struct fake_rsp` of the module:
@@ -8,17 +9,32 @@
 //! |---|---|---|
 //! | request | 160 | `TSMQ`, version, seq, privlevel, inblob length, manifest version, service GUID (16), service provider (56), inblob (64) |
 //! | answer | 24 + blobs | `TSMR`, seq, errno (0 for none), lengths of outblob, auxblob and manifestblob |
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`script`] | what is answered, lies included |
+//! | [`host`] | a KBS that believes the signer's guests, beside a guest under QEMU |
+//! | [`remote`] | the guest's end: configfs-tsm in process, its reports from a signer's socket |
 
 mod evidence;
-mod script;
+pub mod host;
+pub mod remote;
+pub mod script;
 
 use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex};
 
-use evidence::{Chip, tdx_quote};
+use evidence::{Guests, Quiet};
 pub use script::{Answer, Change, Script};
+
+use crate::http::lock;
+use crate::tee::{SnpGuest, TdxGuest};
 
 /// Bytes of a request.
 pub const REQUEST: usize = 160;
+
+/// Bytes of an answer before its blobs.
+const ANSWER: usize = 24;
 
 /// `TSMQ`, as a little-endian number.
 const REQUEST_MAGIC: u32 = 0x514d_5354;
@@ -50,23 +66,108 @@ struct Blobs {
     manifest: Vec<u8>,
 }
 
-/// Serves one guest, which is one connection, until the guest is gone.
-///
-/// Gives how many requests there were.
-pub fn serve(stream: &mut (impl Read + Write), script: &mut Script) -> io::Result<usize> {
-    let chip = Chip::new();
-    let mut first_inblob = None;
-    let mut count = 0;
-    while let Some(request) = read_request(stream)? {
-        count += 1;
-        let replayed = *first_inblob.get_or_insert(request.inblob);
-        let answer = script.next_answer();
-        if let Some(bytes) = frame(&request, replayed, answer, &chip) {
-            stream.write_all(&bytes)?;
-            stream.flush()?;
+/// A security processor. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Signer {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    script: Script,
+    guests: Guests,
+    /// What the script was asked first: what `+replay` answers.
+    first: Option<[u8; INBLOB]>,
+    requests: usize,
+}
+
+impl Signer {
+    /// One that follows this script, for a guest on a Genoa or with quotes of version 4, made by
+    /// [`Vendor::ours`](crate::tee::Vendor::ours).
+    pub fn new(script: Script) -> Self {
+        let state = State { script, guests: Guests::default(), first: None, requests: 0 };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// The same, from the script's text.
+    ///
+    /// # Panics
+    /// When that is no script.
+    pub fn answering(script: &str) -> Self {
+        Self::new(script.parse().expect("a script"))
+    }
+
+    /// Speaks for this guest where the script says `snp`.
+    #[must_use]
+    pub fn snp(self, guest: SnpGuest) -> Self {
+        lock(&self.state).guests.snp = guest;
+        self
+    }
+
+    /// Speaks for this guest where the script says `tdx`.
+    #[must_use]
+    pub fn tdx(self, guest: TdxGuest) -> Self {
+        lock(&self.state).guests.tdx = guest;
+        self
+    }
+
+    /// Its guests were launched with the initdata of this digest.
+    #[must_use]
+    pub fn launched_with(self, digest: &[u8]) -> Self {
+        {
+            let guests = &mut lock(&self.state).guests;
+            guests.snp = guests.snp.clone().initdata(digest);
+            guests.tdx = guests.tdx.clone().initdata(digest);
+        }
+        self
+    }
+
+    /// Follows another script from now on, and forgets what it was asked.
+    ///
+    /// # Errors
+    /// Says why that is no script.
+    pub fn set(&self, script: &str) -> Result<(), String> {
+        let script = script.parse()?;
+        let mut state = lock(&self.state);
+        (state.script, state.first, state.requests) = (script, None, 0);
+        Ok(())
+    }
+
+    /// How many requests there were since the script was set.
+    pub fn requests(&self) -> usize {
+        lock(&self.state).requests
+    }
+
+    /// The guests' kernel has this provider.
+    pub fn provider(&self) -> &'static str {
+        lock(&self.state).script.provider()
+    }
+
+    /// Serves one guest, which is one connection, until the guest is gone.
+    pub fn serve(&self, stream: &mut (impl Read + Write)) -> io::Result<()> {
+        while let Some(request) = read_request(stream)? {
+            if let Some(bytes) = self.answer(&request) {
+                stream.write_all(&bytes)?;
+                stream.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The frame of the next answer; `None` for silence.
+    fn answer(&self, request: &Request) -> Option<Vec<u8>> {
+        let (answer, first, guests) = {
+            let mut state = lock(&self.state);
+            state.requests += 1;
+            let first = *state.first.get_or_insert(request.inblob);
+            (state.script.next_answer(), first, state.guests.clone())
+        };
+        match evidence::blobs(&answer, request, first, &guests) {
+            Ok(blobs) => Some(framed(request.seq, 0, &blobs)),
+            Err(Quiet::Errno(errno)) => Some(framed(request.seq, errno, &Blobs::default())),
+            Err(Quiet::Silence) => None,
         }
     }
-    Ok(count)
 }
 
 /// The next request; `None` where the guest has ended. Anything but a request is an error: the
@@ -92,37 +193,6 @@ fn read_request(stream: &mut impl Read) -> io::Result<Option<Request>> {
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes)
-}
-
-/// The frame of an answer; `None` for silence.
-fn frame(request: &Request, replayed: [u8; INBLOB], answer: &Answer, chip: &Chip) -> Option<Vec<u8>> {
-    let blobs = match answer {
-        Answer::Silence => return None,
-        Answer::Errno(errno) => return Some(framed(request.seq, *errno, &Blobs::default())),
-        Answer::Snp(changes) => {
-            let stale = changes.contains(&Change::Replay);
-            let inblob = if stale { replayed } else { request.inblob };
-            let mut blobs = Blobs {
-                out: chip.report(request.privlevel, &inblob, changes),
-                aux: chip.certificates(),
-                ..Blobs::default()
-            };
-            if changes.contains(&Change::NoCertificates) {
-                blobs.aux.clear();
-            }
-            if changes.contains(&Change::Manifest) {
-                blobs.manifest = b"a service manifest".to_vec();
-            }
-            blobs
-        }
-        Answer::Tdx => Blobs { out: tdx_quote(&request.inblob), ..Blobs::default() },
-        // Passed on unparsed by us, so opaque: a CBOR tag 399 (CCA token collection) and the challenge.
-        Answer::Cca => Blobs { out: [&[0xd9, 0x01, 0x8f][..], &request.inblob].concat(), ..Blobs::default() },
-        Answer::Bytes(length) => {
-            Blobs { out: request.inblob.iter().copied().cycle().take(*length).collect(), ..Blobs::default() }
-        }
-    };
-    Some(framed(request.seq, 0, &blobs))
 }
 
 fn framed(seq: u32, errno: u32, blobs: &Blobs) -> Vec<u8> {

@@ -3,13 +3,17 @@
 
 use std::str::FromStr;
 
+/// Bytes of SNP's `HOST_DATA`, and of TDX's MRCONFIGID.
+const SNP_HOST_DATA: usize = 32;
+const TDX_HOST_DATA: usize = 48;
+
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// `snp`, with `+change`s: a signed SEV-SNP report and its certificate table.
     Snp(Vec<Change>),
-    /// `tdx`: a TDX quote in shape. It is signed by nobody.
-    Tdx,
+    /// `tdx`, with `+change`s: a signed TDX quote.
+    Tdx(Vec<Change>),
     /// `cca`: opaque bytes with the challenge in them.
     Cca,
     /// `bytes:N`: an outblob of so many bytes, the inblob over and over.
@@ -20,25 +24,28 @@ pub enum Answer {
     Silence,
 }
 
-/// What is wrong, or otherwise, with an SNP report.
+/// What is wrong, or otherwise, with a report or quote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// `+replay`: it holds the inblob of the first request.
+    /// `+replay`: it is for the inblob of the script's first request, and properly signed.
     Replay,
-    /// `+wrong-data`: it holds an inblob of nobody.
+    /// `+wrong-data`: it is for an inblob of nobody, and properly signed.
     WrongData,
-    /// `+other-key`: signed by another key than the certificate table's.
+    /// `+other-key`: signed by a key that no vendor vouches for.
     OtherKey,
+    /// `+tampered`: the measurement was changed after signing.
+    Tampered,
     /// `+other-measurement`: the launch measurement is another.
     OtherMeasurement,
-    /// `+debug`: the policy allows the host to debug the guest.
+    /// `+debug`: the host may debug the guest.
     Debug,
-    /// `+no-certificates`: the certificate table is empty.
+    /// `+host-data=HEX`: another `HOST_DATA` or `MRCONFIGID`, which commits to initdata; filled
+    /// with zeros.
+    HostData(Vec<u8>),
+    /// `+no-certificates`: the certificate table is empty. SNP only.
     NoCertificates,
-    /// `+manifest`: with an SVSM's manifest.
+    /// `+manifest`: with an SVSM's manifest. SNP only.
     Manifest,
-    /// `+host-data=HEX`: `HOST_DATA`, which commits to initdata; 32 bytes.
-    HostData([u8; 32]),
 }
 
 /// Answers in their order. The last one stays.
@@ -49,13 +56,24 @@ pub struct Script {
 
 impl Script {
     /// The next answer.
-    pub(crate) fn next_answer(&mut self) -> &Answer {
+    pub(crate) fn next_answer(&mut self) -> Answer {
         if self.steps.len() > 1 && self.steps.first().is_some_and(|(_, left)| *left == 0) {
             self.steps.remove(0);
         }
         let (answer, left) = self.steps.first_mut().expect("a script has a step");
         *left = left.saturating_sub(1);
-        answer
+        answer.clone()
+    }
+
+    /// Name of the kernel's provider whose reports these are.
+    pub(crate) fn provider(&self) -> &'static str {
+        let of = |answer: &Answer| match answer {
+            Answer::Tdx(_) => Some("tdx_guest"),
+            Answer::Cca => Some("arm_cca_guest"),
+            Answer::Snp(_) => Some("sev_guest"),
+            Answer::Bytes(_) | Answer::Errno(_) | Answer::Silence => None,
+        };
+        self.steps.iter().find_map(|(answer, _)| of(answer)).unwrap_or("sev_guest")
     }
 }
 
@@ -76,17 +94,21 @@ fn step(text: &str) -> Result<(Answer, usize), String> {
 }
 
 fn answer_of(text: &str) -> Result<Answer, String> {
-    let unknown = || format!("`{text}` is no answer: write snp[+CHANGE], tdx, cca, bytes:N, errno:N or silence");
+    let unknown = || format!("`{text}` is no answer: write snp or tdx[+CHANGE], cca, bytes:N, errno:N or silence");
     let mut words = text.split('+');
     let kind = words.next().unwrap_or_default();
-    if kind == "snp" {
-        return words.map(change).collect::<Result<_, _>>().map(Answer::Snp);
-    }
-    if words.next().is_some() {
-        return Err(unknown());
-    }
+    let changes = words.map(change).collect::<Result<Vec<_>, _>>()?;
+    let fits = |snp: bool| {
+        changes.iter().all(|change| match change {
+            Change::NoCertificates | Change::Manifest => snp,
+            Change::HostData(bytes) => !snp || bytes.len() <= SNP_HOST_DATA,
+            _ => true,
+        })
+    };
     match kind.split_once(':') {
-        None if kind == "tdx" => Ok(Answer::Tdx),
+        None if kind == "snp" && fits(true) => Ok(Answer::Snp(changes)),
+        None if kind == "tdx" && fits(false) => Ok(Answer::Tdx(changes)),
+        _ if !changes.is_empty() => Err(unknown()),
         None if kind == "cca" => Ok(Answer::Cca),
         None if kind == "silence" => Ok(Answer::Silence),
         Some(("bytes", count)) => count.parse().map(Answer::Bytes).map_err(|_| unknown()),
@@ -100,18 +122,19 @@ fn change(text: &str) -> Result<Change, String> {
         "replay" => Ok(Change::Replay),
         "wrong-data" => Ok(Change::WrongData),
         "other-key" => Ok(Change::OtherKey),
+        "tampered" => Ok(Change::Tampered),
         "other-measurement" => Ok(Change::OtherMeasurement),
         "debug" => Ok(Change::Debug),
         "no-certificates" => Ok(Change::NoCertificates),
         "manifest" => Ok(Change::Manifest),
         _ => {
             let hex = text.strip_prefix("host-data=").ok_or_else(|| format!("`{text}` is no change to a report"))?;
-            host_data(hex).map(Change::HostData).ok_or_else(|| format!("`{text}`: write 64 hex digits"))
+            host_data(hex).map(Change::HostData).ok_or_else(|| format!("`{text}`: write up to 96 hex digits"))
         }
     }
 }
 
-fn host_data(hex: &str) -> Option<[u8; 32]> {
+fn host_data(hex: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = hex
         .chars()
         .map(|digit| digit.to_digit(16).and_then(|value| u8::try_from(value).ok()))
@@ -123,5 +146,5 @@ fn host_data(hex: &str) -> Option<[u8; 32]> {
             _ => None,
         })
         .collect::<Option<_>>()?;
-    bytes.try_into().ok()
+    Some(bytes).filter(|bytes| !bytes.is_empty() && bytes.len() <= TDX_HOST_DATA)
 }

@@ -14,7 +14,7 @@ mod running;
 mod token;
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -238,6 +238,21 @@ impl Kbs {
 
     pub(crate) fn start(self, place: &Arc<Place>, address: &str) -> RunningKbs {
         let address: SocketAddr = address.parse().expect("a literal address with a port");
+        let place = Arc::clone(place);
+        self.listen(address, move || place.tcp(address)).expect("the KBS's address is free in this world")
+    }
+
+    /// Serves on a listener of the caller's, outside any world.
+    pub fn serve(self, listener: TcpListener) -> std::io::Result<RunningKbs> {
+        let address = listener.local_addr()?;
+        self.listen(address, move || listener.try_clone())
+    }
+
+    fn listen(
+        self,
+        address: SocketAddr,
+        listen: impl Fn() -> std::io::Result<TcpListener> + Send + 'static,
+    ) -> std::io::Result<RunningKbs> {
         let (mode, round_trip, tls) = (self.mode, self.setup.round_trip, self.tls.is_some());
         let core = Arc::new(Core::new(self.setup));
         let handler: Handler = {
@@ -259,10 +274,8 @@ impl Kbs {
                 inner(raw)
             })
         };
-        let place = Arc::clone(place);
-        let server = Server::start(move || place.tcp(address), Duration::ZERO, wrap, handler)
-            .expect("the KBS's address is free in this world");
-        RunningKbs { server: Arc::new(server), core, down_until, address, tls }
+        let server = Server::start(listen, Duration::ZERO, wrap, handler)?;
+        Ok(RunningKbs { server: Arc::new(server), core, down_until, address, tls })
     }
 }
 

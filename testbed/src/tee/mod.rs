@@ -5,6 +5,7 @@
 //! (attestation-service of 78962cd4, `deps/verifier`), and says to the test which check failed.
 //! It reads bytes by itself: the product's parser is what it is there to test.
 
+pub mod initdata;
 pub mod pki;
 pub mod snp;
 pub mod tdx;
@@ -13,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+pub use initdata::Document;
 pub use pki::Vendor;
 pub use snp::{Certificates, SnpGuest, Tcb};
 pub use tdx::{QuoteKind, TdxGuest};

@@ -3,7 +3,6 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`fake`] | the kernel's directory of reports, in process, with a provider that is a script |
-//! | [`shapes`] | reports of the right form, signed by nobody |
 //! | [`setup`] | the providers that the list asks for, by name |
 //! | [`conformance`] | the list: the same checks against the double and a real kernel |
 //! | [`kernel`] | the rig of the real kernel, for the program `tsm-conformance` |
@@ -12,7 +11,6 @@ pub mod conformance;
 pub mod fake;
 pub mod kernel;
 pub mod setup;
-pub mod shapes;
 
 pub use fake::{FakeTsm, Reply, Request};
 pub use setup::Setup;

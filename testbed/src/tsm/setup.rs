@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::fake::{FakeTsm, Reply, Request, Shape};
-use super::shapes;
+use crate::tee::{QuoteKind, SnpGuest, TdxGuest, padded};
 
 /// Bytes of the outblob of [`Setup::BigOutblob`].
 pub const BIG: usize = 16 * 1024;
@@ -137,7 +137,9 @@ impl Setup {
     }
 
     fn answer(self, request: &Request) -> Reply {
-        let report = || shapes::snp(&request.inblob, request.privlevel);
+        let guest = SnpGuest { vmpl: request.privlevel, ..SnpGuest::genoa() };
+        let report = || guest.report(&padded(&request.inblob));
+        let quote = |kind| TdxGuest { kind, ..TdxGuest::v4() }.quote(&padded(&request.inblob));
         let only = |outblob| Reply::Blobs(outblob, Vec::new(), Vec::new());
         match self {
             Self::Busy if request.number < REFUSED => Reply::Errno(Errno::BUSY),
@@ -145,9 +147,10 @@ impl Setup {
             Self::TimedOut => Reply::Errno(Errno::TIMEDOUT),
             Self::IoError => Reply::Errno(Errno::IO),
             Self::Hang => Reply::Hang,
-            Self::TdxV4 => only(shapes::tdx_v4(&request.inblob)),
-            Self::TdxV5 => only(shapes::tdx_v5(&request.inblob)),
-            Self::Cca => only(shapes::cca(&request.inblob)),
+            Self::TdxV4 => only(quote(QuoteKind::V4)),
+            Self::TdxV5 => only(quote(QuoteKind::V5Tdx15)),
+            // Nobody here parses a CCA token: a CBOR tag and the challenge.
+            Self::Cca => only([&[0xd9, 0x01, 0x8f][..], &request.inblob].concat()),
             Self::EmptyOutblob => only(Vec::new()),
             Self::SnpEmptyAuxblob => only(report()),
             Self::WrongShape => only(vec![0xff; 64]),
@@ -156,14 +159,14 @@ impl Setup {
                 if let Some(last) = flipped.last_mut() {
                     *last ^= 1;
                 }
-                only(shapes::snp(&flipped, request.privlevel))
+                only(guest.report(&padded(&flipped)))
             }
             Self::BigOutblob => {
                 // The list asks for 64 equal bytes here, so the echo stands wherever it is looked for.
                 only(request.inblob.iter().copied().cycle().take(BIG).collect())
             }
-            Self::Svsm => Reply::Blobs(report(), shapes::certificates(), MANIFEST.to_vec()),
-            _ => Reply::Blobs(report(), shapes::certificates(), Vec::new()),
+            Self::Svsm => Reply::Blobs(report(), guest.auxblob(), MANIFEST.to_vec()),
+            _ => Reply::Blobs(report(), guest.auxblob(), Vec::new()),
         }
     }
 }

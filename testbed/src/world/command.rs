@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_millis(2);
 /// A command to run in a [`World`]. Starts with an environment that holds only `PATH`.
 #[derive(Debug)]
 pub struct Cmd<'w> {
-    world: &'w World,
+    pub(super) world: &'w World,
     program: OsString,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,

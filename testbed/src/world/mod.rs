@@ -14,6 +14,7 @@ mod directories;
 mod holder;
 mod netns;
 mod place;
+mod tee;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -29,6 +30,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub use command::{Cmd, Run, Started};
 pub use directories::{ActiveSwap, Volume};
 pub(crate) use place::Place;
+pub use tee::RunningSigner;
 
 use crate::dns::{Dns, RunningDns};
 use crate::guest::{GuestApi, RunningGuest};

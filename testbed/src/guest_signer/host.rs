@@ -1,0 +1,135 @@
+//! A KBS beside a guest under QEMU, in the signer's own process: it believes the signer's guests,
+//! whose keys nobody else has. And a port where the guest's test program asks for the next lie.
+//!
+//! | request to the control port | |
+//! |---|---|
+//! | `POST /script`, a signer's script | the signer follows it; what the KBS is asked counts from 0 |
+//! | `GET /kbs` | `requests=N attestations=N refusals=Signature,…` of the KBS since then |
+//!
+//! Both listen on the host's loopback, which the guest sees as [`GATEWAY`].
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::Signer;
+use crate::http::{Act, Handler, Seen, Server, Wrap, Wrapped, lock, response};
+use crate::kbs::{Kbs, Policy, RunningKbs};
+use crate::pki::Ca;
+use crate::tee::{Document, Guest, SnpGuest, TdxGuest};
+
+/// The host's loopback, as QEMU's user network shows it to the guest.
+pub const GATEWAY: &str = "10.0.2.2";
+
+/// The one resource that the KBS holds, and its value.
+pub const RESOURCE: (&str, &str) = ("payments/db/password", "s3cret");
+
+/// The KBS and the control port. Both end when dropped.
+#[derive(Debug)]
+pub struct Host {
+    kbs: RunningKbs,
+    control: (Server, SocketAddr),
+    ca: String,
+    document: Document,
+}
+
+/// The KBS's counts when the script was set.
+#[derive(Clone, Copy, Debug, Default)]
+struct Base {
+    requests: usize,
+    attestations: usize,
+    refusals: usize,
+}
+
+impl Host {
+    /// Starts both. The KBS releases to affirming guests only, and has reference values for those
+    /// of [`Signer::new`].
+    pub fn start() -> io::Result<(Self, Signer)> {
+        let kbs_port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let ca = Ca::new("guest tests");
+        let url = format!("https://{GATEWAY}:{}", kbs_port.local_addr()?.port());
+        let (resource, value) = RESOURCE;
+        let kbs = Kbs::healthy()
+            .tls(ca.leaf(&[GATEWAY, "127.0.0.1"]))
+            .resource(resource, value)
+            .policy(Policy::Affirming)
+            .reference(&Guest::Snp(SnpGuest::genoa()))
+            .reference(&Guest::Tdx(TdxGuest::v4()))
+            .serve(kbs_port)?;
+        let document = Document::of_kbs(&url, ca.pem()).countersign(&configuration(&url, ca.pem(), resource));
+        let signer = Signer::answering("snp").launched_with(&document.digest());
+        let control = control(&kbs, &signer)?;
+        Ok((Self { kbs, control, ca: ca.pem().to_owned(), document }, signer))
+    }
+
+    /// The initdata that the signer's guests were launched with.
+    pub fn document(&self) -> &Document {
+        &self.document
+    }
+
+    /// The KBS.
+    pub fn kbs(&self) -> &RunningKbs {
+        &self.kbs
+    }
+
+    /// The control port.
+    pub fn control(&self) -> SocketAddr {
+        self.control.1
+    }
+
+    /// Writes what the guest is to have: `initdata.toml`, `ca.pem`, and the URLs `kbs` and
+    /// `control`, as the guest sees them.
+    pub fn lay_out(&self, directory: &Path) -> io::Result<()> {
+        fs::create_dir_all(directory)?;
+        fs::write(directory.join("initdata.toml"), self.document.text())?;
+        fs::write(directory.join("ca.pem"), &self.ca)?;
+        fs::write(directory.join("kbs"), self.kbs.url().replace("127.0.0.1", GATEWAY))?;
+        fs::write(directory.join("control"), format!("http://{GATEWAY}:{}", self.control.1.port()))
+    }
+}
+
+/// One secret, by the direct road or not at all.
+fn configuration(url: &str, ca: &str, resource: &str) -> String {
+    format!(
+        "version = 1\ndeadline = \"90s\"\n[kbs]\nurl = [\"{url}\"]\nca = \"\"\"\n{ca}\"\"\"\n\
+         [secrets]\ndirectory = \"/run/pod/secrets\"\n\
+         [[secrets.file]]\npath = \"db/password\"\nfrom = \"kbs:///{resource}\"\n"
+    )
+}
+
+fn control(kbs: &RunningKbs, signer: &Signer) -> io::Result<(Server, SocketAddr)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    let (kbs, signer, base) = (kbs.clone(), signer.clone(), Mutex::new(Base::default()));
+    let handler: Handler = Arc::new(move |seen| {
+        let (status, text) = match controlled(seen, &kbs, &signer, &mut lock(&base)) {
+            Ok(text) => ("200 OK", text),
+            Err(why) => ("400 Bad Request", why),
+        };
+        vec![Act::Send(response(status, &[("connection", "close")], text.as_bytes())), Act::Close]
+    });
+    let wrap: Wrap = Arc::new(|raw| Ok(Wrapped::One(Box::new(raw))));
+    let server = Server::start(move || listener.try_clone(), Duration::ZERO, wrap, handler)?;
+    Ok((server, address))
+}
+
+fn controlled(seen: &Seen, kbs: &RunningKbs, signer: &Signer, base: &mut Base) -> Result<String, String> {
+    let refusals = kbs.refusals();
+    match (seen.method.as_str(), seen.path.as_str()) {
+        ("POST", "/script") => {
+            signer.set(String::from_utf8_lossy(&seen.body).trim())?;
+            *base = Base { requests: kbs.count(), attestations: kbs.attestations(), refusals: refusals.len() };
+            Ok("set".to_owned())
+        }
+        ("GET", "/kbs") => {
+            let refusals: Vec<String> = refusals.iter().skip(base.refusals).map(|why| format!("{why:?}")).collect();
+            let requests = kbs.count().saturating_sub(base.requests);
+            let attestations = kbs.attestations().saturating_sub(base.attestations);
+            Ok(format!("requests={requests} attestations={attestations} refusals={}", refusals.join(",")))
+        }
+        _ => Err("ask for POST /script or GET /kbs".to_owned()),
+    }
+}
