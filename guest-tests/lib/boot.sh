@@ -11,15 +11,25 @@ failed=0
 boot() {
     local setup=$1 parameters=$2 signer_script=$3 program=$4 begun=$SECONDS
     local log=$work/$setup.log append devices=() initramfs=$work/initramfs
-    case $program in countersign | crun) initramfs=$work/initramfs-full ;; esac
+    case $program in countersign | crun | direct*) initramfs=$work/initramfs-full ;; esac
     append="console=ttyS0 quiet loglevel=0 panic=-1 guest.setup=$setup guest.program=$program"
     [ "$parameters" = - ] || append+=" guest.module=$parameters"
 
     if [ "$signer_script" != - ]; then
-        "$signer" "$work/$setup.sock" "$signer_script" >"$work/$setup.signer" 2>&1 &
+        local host=()
+        # A KBS beside the signer, and a network that leads there.
+        case $program in direct*) host=("$work/$setup.host/host") ;; esac
+        rm -rf "$work/$setup.sock" "$work/$setup.host"
+        "$signer" "$work/$setup.sock" "$signer_script" "${host[@]}" >"$work/$setup.signer" 2>&1 &
         until [ -S "$work/$setup.sock" ] || ! kill -0 $! 2>/dev/null; do sleep 0.05; done
         devices+=(-device virtio-serial-pci -chardev "socket,id=signer,path=$work/$setup.sock"
             -device virtserialport,chardev=signer,name=tsm-signer)
+    fi
+    if [ -d "$work/$setup.host" ]; then
+        # What the host made for this guest goes behind its initramfs: archives of cpio add up.
+        cat "$initramfs" <(pack_directory "$work/$setup.host") >"$work/$setup.initramfs"
+        initramfs=$work/$setup.initramfs
+        devices+=(-netdev user,id=net -device virtio-net-pci,netdev=net)
     fi
     # For swap, and for a file system that is not memory.
     local disk
@@ -35,6 +45,7 @@ boot() {
         -no-reboot -M q35 -accel tcg,thread=multi -smp 2 -cpu max -m 512 -serial stdio \
         -kernel "$kernel_image" -initrd "$initramfs" -append "$append" "${devices[@]}" \
         </dev/null >"$log" 2>&1 || code=$?
+    rm -f "$work/$setup.initramfs"
     tr -d '\r' <"$log" >"$log.text"
     judge "$setup" "$code" "$log.text"
     echo "     $setup: $((SECONDS - begun)) s"

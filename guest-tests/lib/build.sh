@@ -3,7 +3,7 @@
 
 # Modules of the kernel that the guest loads, and what they depend on. Some kernels have a few of
 # them built in; configfs and tsm are loaded by the guest in this order, tsm under either name.
-guest_modules=(configfs tsm tsm_report virtio_blk loop overlay 9p 9pnet_virtio zram)
+guest_modules=(configfs tsm tsm_report virtio_blk loop overlay 9p 9pnet_virtio zram virtio_net)
 
 # build_module: sets `module`.
 build_module() {
@@ -76,9 +76,11 @@ build_initramfs() {
 # pack NAME: all of it as root's. Not compressed: emulated, a guest takes longer to unpack it than
 # QEMU to load it.
 pack() {
-    (cd "$work/root" && find . | cpio -o -H newc --quiet --owner=0:0) >"$work/$1"
+    pack_directory "$work/root" >"$work/$1"
     echo "$1: $(stat -c %s "$work/$1") bytes"
 }
+
+pack_directory() { (cd "$1" && find . | cpio -o -H newc --quiet --owner=0:0); }
 
 # add_module NAME: the module and, before it in `modules/NAME.order`, all that it needs. A module that
 # this kernel does not have is not an error here: the guest says what it misses.

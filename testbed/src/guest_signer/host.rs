@@ -80,14 +80,14 @@ impl Host {
         self.control.1
     }
 
-    /// Writes what the guest is to have: `initdata.toml`, `ca.pem`, and the URLs `kbs` and
-    /// `control`, as the guest sees them.
+    /// Writes what the guest is to have: `initdata.toml`, `ca.pem`, the `kbs`'s URL as the guest sees
+    /// it, and the number of the `control` port.
     pub fn lay_out(&self, directory: &Path) -> io::Result<()> {
         fs::create_dir_all(directory)?;
         fs::write(directory.join("initdata.toml"), self.document.text())?;
         fs::write(directory.join("ca.pem"), &self.ca)?;
         fs::write(directory.join("kbs"), self.kbs.url().replace("127.0.0.1", GATEWAY))?;
-        fs::write(directory.join("control"), format!("http://{GATEWAY}:{}", self.control.1.port()))
+        fs::write(directory.join("control"), self.control.1.port().to_string())
     }
 }
 
