@@ -36,7 +36,9 @@ build_programs() {
     # Programs of the tests are not shipped; they are linked as cargo does it, and run with the
     # machine's own libraries.
     (cd "$tree" && cargo build --quiet --locked --package countersign-testbed --bins)
-    signer=${CARGO_TARGET_DIR:-$tree/target}/debug/guest-signer
+    # A copy: somebody may build while the guests run.
+    cp "${CARGO_TARGET_DIR:-$tree/target}/debug/guest-signer" "$work/guest-signer"
+    signer=$work/guest-signer
     conformance=${CARGO_TARGET_DIR:-$tree/target}/debug/tsm-conformance
     # Until the list is there, its checks by shell are what runs.
     [ -e "$tree/testbed/src/bin/tsm-conformance.rs" ] || conformance=
