@@ -3,14 +3,12 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::fmt::Write as _;
-
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use countersign::evidence::cert_table::{self, Entry};
 use countersign::evidence::snp::{Generation, Report};
 use countersign::evidence::tdx::Quote;
 use countersign::evidence::{eventlog, trustee};
-use countersign_testbed::runner::vectors;
+use countersign_testbed::vectors::{hex, json, read, unhex};
 use serde_json::Value;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -22,26 +20,6 @@ countersign_testbed::main! {
     a_real_quote_gives_trustees_claims [Vectors],
     real_quotes_of_both_versions_are_read_and_written [Vectors],
     real_event_logs_have_their_known_number_of_events [Vectors],
-}
-
-fn read(path: &str) -> Vec<u8> {
-    std::fs::read(vectors().unwrap().join(path)).unwrap()
-}
-
-fn json(path: &str) -> Value {
-    serde_json::from_slice(&read(path)).unwrap()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
-    })
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    let text = text.trim();
-    (0..text.len() / 2).map(|at| u8::from_str_radix(text.get(2 * at..2 * at + 2).unwrap(), 16).unwrap()).collect()
 }
 
 /// Name, bytes, version and generation of every real report there is.

@@ -3,7 +3,6 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use aws_lc_rs::agreement::{ECDH_P256, PrivateKey};
@@ -15,7 +14,7 @@ use countersign::formats::initdata::{AgentPolicy, Initdata};
 use countersign::formats::jwk::{self, EcPublicJwk};
 use countersign::formats::runtime_data::{Hash, RuntimeData, report_data};
 use countersign::formats::{jcs, jwe};
-use countersign_testbed::runner::vectors;
+use countersign_testbed::vectors::{hex, json, read};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
@@ -30,21 +29,6 @@ countersign_testbed::main! {
     a_real_token_is_refused_under_another_anchor [Vectors],
     chains_get_the_verdicts_that_trustee_gives [Vectors],
     a_policy_of_the_real_generator_is_generated [Vectors],
-}
-
-fn read(path: &str) -> Vec<u8> {
-    std::fs::read(vectors().unwrap().join(path)).unwrap()
-}
-
-fn json(path: &str) -> Value {
-    serde_json::from_slice(&read(path)).unwrap()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
-    })
 }
 
 fn runtime_data_hashes_to_what_a_real_kbs_accepted() {

@@ -18,7 +18,7 @@ use countersign::finding::Class;
 use countersign::formats::kbs_uri::KbsUri;
 use countersign::kbs::{Client, Error, Evidence, Names, Resolver, Session, TeeKey, Trust};
 use countersign_testbed::expect::starts_with_a_verb;
-use countersign_testbed::runner::vectors;
+use countersign_testbed::vectors::{self, unhex};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -27,14 +27,6 @@ countersign_testbed::main! {
     the_report_data_of_every_hash_is_the_recorded_one [Vectors],
     every_recorded_refusal_is_classed [Vectors],
     a_recorded_error_page_of_another_path_is_no_kbs [Vectors],
-}
-
-fn read(name: &str) -> Vec<u8> {
-    std::fs::read(vectors().unwrap().join("generated").join(name)).unwrap()
-}
-
-fn read_json(name: &str) -> Value {
-    serde_json::from_slice(&read(name)).unwrap()
 }
 
 /// One request: its first line, its cookie, its body as JSON.
@@ -98,7 +90,7 @@ fn soon() -> Instant {
 }
 
 fn recorded_key() -> Arc<TeeKey> {
-    let vector = read_json("jwe/jwe-P-256.json");
+    let vector = vectors::json("generated/jwe/jwe-P-256.json");
     let pem: String =
         vector["recipient_private_key_pem"].as_str().unwrap().lines().filter(|l| !l.starts_with('-')).collect();
     let key = TeeKey::from_pkcs8(&STANDARD.decode(pem).unwrap()).unwrap();
@@ -114,7 +106,7 @@ async fn handshake(client: &Client) -> Result<Session, Error> {
 }
 
 fn wire(name: &str) -> Vec<u8> {
-    read(&format!("wire/{name}"))
+    vectors::read(&format!("generated/wire/{name}"))
 }
 
 const HANDSHAKE: [&str; 2] = ["16-ok-P-256-auth", "17-ok-P-256-attest"];
@@ -128,7 +120,7 @@ fn the_recorded_handshake_is_repeated_and_its_resource_opened() {
         assert!(session.is_expired(Instant::now() + Duration::from_secs(291)), "exp - iat is 300");
         session.resource(&KbsUri::parse("kbs:///default/test/key").unwrap(), 1024, soon()).await.unwrap()
     });
-    assert_eq!(STANDARD.encode(secret.expose()), read_json("jwe/jwe-P-256.json")["plaintext_base64"]);
+    assert_eq!(STANDARD.encode(secret.expose()), vectors::json("generated/jwe/jwe-P-256.json")["plaintext_base64"]);
     let asked = thread.join().unwrap();
     for (asked, name) in asked.iter().zip(names) {
         let recorded = parse(wire(&format!("{name}.request.http")).as_slice()).unwrap();
@@ -137,13 +129,8 @@ fn the_recorded_handshake_is_repeated_and_its_resource_opened() {
     assert_eq!(asked.len(), 3);
 }
 
-fn unhex(text: &str) -> Vec<u8> {
-    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-    text.as_bytes().chunks(2).map(pair).collect()
-}
-
 fn the_report_data_of_every_hash_is_the_recorded_one() {
-    let vector = read_json("reportdata/p256.json");
+    let vector = vectors::json("generated/reportdata/p256.json");
     let nonce = vector["runtime_data"]["nonce"].as_str().unwrap();
     for (name, extra) in [
         ("sha384_hex", json!("")),

@@ -9,7 +9,7 @@ use countersign::finding::Class;
 use countersign::formats::initdata::Initdata;
 use countersign::formats::kbs_error::{BodyKind, Variant, classify_body};
 use countersign::kbs::probe::{self, Verdict};
-use countersign_testbed::runner::vectors;
+use countersign_testbed::vectors::{directory, json, read};
 
 countersign_testbed::main! {
     every_refusal_of_a_real_kbs_is_of_a_known_kind [Vectors],
@@ -26,7 +26,8 @@ fn response(bytes: &[u8]) -> (u16, &[u8]) {
 
 fn every_refusal_of_a_real_kbs_is_of_a_known_kind() {
     let mut known = 0;
-    for path in std::fs::read_dir(vectors().unwrap().join("generated/wire")).unwrap().map(|entry| entry.unwrap().path())
+    for path in
+        std::fs::read_dir(directory().unwrap().join("generated/wire")).unwrap().map(|entry| entry.unwrap().path())
     {
         if !path.to_string_lossy().contains(".response.") {
             continue;
@@ -42,7 +43,7 @@ fn every_refusal_of_a_real_kbs_is_of_a_known_kind() {
 }
 
 fn the_version_mismatch_of_a_real_kbs_is_understood() {
-    let captured = std::fs::read(vectors().unwrap().join("generated/wire/01-auth-bad-version.response.http")).unwrap();
+    let captured = read("generated/wire/01-auth-bad-version.response.http");
     let (status, body) = response(&captured);
     // It wanted 0.4.0 from a client that sent 0.1.0: to us that is a contradiction, not a version.
     assert_eq!(probe::judge(status, body), Verdict::RefusesUs(Variant::AttestationError));
@@ -50,9 +51,7 @@ fn the_version_mismatch_of_a_real_kbs_is_understood() {
 }
 
 fn captured_initdata_gives_its_known_digests() {
-    let dir = vectors().unwrap();
-    let read = |path: &str| std::fs::read(dir.join(path)).unwrap();
-    let expected: serde_json::Value = serde_json::from_slice(&read("generated/initdata/expected.json")).unwrap();
+    let expected = json("generated/initdata/expected.json");
     for form in ["initdata.toml", "initdata.toml.gz", "cc_init_data.annotation.txt"] {
         let initdata = Initdata::parse(&read(&format!("generated/initdata/{form}"))).unwrap();
         assert_eq!(STANDARD.encode(initdata.digest()), expected["declared_digest_b64"], "{form}");

@@ -14,12 +14,13 @@ use super::jwk::EcPublicJwk;
 /// Bytes of `REPORT_DATA` on SNP, TDX and CCA.
 pub const REPORT_DATA_LEN: usize = 64;
 
-/// Most bytes of a nonce, 1 KiB: Trustee's has 44 characters (32 bytes in base64). A bound of ours.
-const MAX_NONCE: usize = 1024;
+/// Most bytes of a nonce, 16 KiB: Trustee's has 44 characters (32 bytes in base64); for IBM SE it is
+/// a document of some KiB. A bound of ours.
+pub const MAX_NONCE: usize = 16 * 1024;
 
-/// The server's nonce is longer than 1 KiB.
+/// The server's nonce is longer than [`MAX_NONCE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("has a nonce that is longer than 1024 bytes")]
+#[error("has a nonce that is longer than 16 KiB")]
 pub struct NonceTooLong;
 
 /// The hash over the runtime data. The server may select one; without a choice it is SHA-384.

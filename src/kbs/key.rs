@@ -7,15 +7,11 @@ use std::fmt;
 
 use aws_lc_rs::agreement::{ECDH_P256, PrivateKey};
 use aws_lc_rs::encoding::{AsBigEndian as _, AsDer as _, EcPublicKeyUncompressedBin, Pkcs8V1Der};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::formats::jwe;
+use crate::formats::jwk::EcPublicJwk;
+use crate::formats::runtime_data::tee_pubkey;
 use crate::secret::Secret;
-
-/// Bytes of one coordinate on P-256.
-const COORDINATE: usize = 32;
 
 /// `aws-lc-rs` could not make the key, or the bytes are no P-256 key. Says nothing of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,8 +22,7 @@ pub struct KeyError;
 /// [`TeeKey::to_pkcs8`].
 pub struct TeeKey {
     private: PrivateKey,
-    x: [u8; COORDINATE],
-    y: [u8; COORDINATE],
+    public: EcPublicJwk,
 }
 
 impl TeeKey {
@@ -44,22 +39,18 @@ impl TeeKey {
     fn from_private(private: PrivateKey) -> Result<Self, KeyError> {
         let public = private.compute_public_key().map_err(|_| KeyError)?;
         let point: EcPublicKeyUncompressedBin<'_> = public.as_be_bytes().map_err(|_| KeyError)?;
-        let [4, coordinates @ ..] = point.as_ref() else { return Err(KeyError) };
-        let (x, y) = coordinates.split_at_checked(COORDINATE).ok_or(KeyError)?;
-        let (x, y) = (x.try_into().map_err(|_| KeyError)?, y.try_into().map_err(|_| KeyError)?);
-        Ok(Self { private, x, y })
+        let public = EcPublicJwk::from_point(point.as_ref()).map_err(|_| KeyError)?;
+        Ok(Self { private, public })
     }
 
-    /// The public half as `tee-pubkey`: exactly the five members that the KBS keeps. It renders the
-    /// key anew before it hashes it, so any other member would change our hash and not its.
+    /// The public half as `tee-pubkey`, with the members that the KBS keeps and no other.
     pub fn public_jwk(&self) -> Value {
-        json!({
-            "alg": jwe::ALG,
-            "crv": "P-256",
-            "kty": "EC",
-            "x": URL_SAFE_NO_PAD.encode(self.x),
-            "y": URL_SAFE_NO_PAD.encode(self.y),
-        })
+        tee_pubkey(&self.public)
+    }
+
+    /// The public half.
+    pub fn public(&self) -> &EcPublicJwk {
+        &self.public
     }
 
     /// The private half as PKCS#8 (DER): for the TLS identity that this key becomes once the last
@@ -83,6 +74,9 @@ impl fmt::Debug for TeeKey {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
     use super::*;
 
     #[test]

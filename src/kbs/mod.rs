@@ -22,7 +22,7 @@ pub use dns::{DnsProblem, Names, Resolver};
 pub use error::{Error, Problem, Remedy, Step};
 pub use key::{KeyError, TeeKey};
 pub use session::{Binding, Challenge, Client, Session, Trust};
-pub use wire::{Evidence, EvidenceError, Hash, Malformed};
+pub use wire::{Evidence, EvidenceError, Malformed};
 
 /// The version of the attestation protocol that this build speaks: Trustee v0.14 and later. The KBS
 /// compares it for equality; nothing is negotiated.

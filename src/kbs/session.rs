@@ -20,6 +20,7 @@ use crate::config::KbsUrl;
 use crate::formats::jwe;
 use crate::formats::kbs_error::{self, BodyKind, classify_body};
 use crate::formats::kbs_uri::KbsUri;
+use crate::formats::runtime_data::RuntimeData;
 use crate::secret::Secret;
 use crate::tls::{self, Anchored};
 
@@ -95,6 +96,7 @@ pub struct Challenge {
 pub struct Binding {
     challenge: Challenge,
     key: Arc<TeeKey>,
+    runtime_data: RuntimeData,
     additional: String,
     report_data: Vec<u8>,
 }
@@ -256,9 +258,16 @@ impl Challenge {
     /// Binds the key that is to be attested, and the evidence of further devices (empty where there
     /// are none). The very text is hashed here and sent later.
     pub fn bind(self, key: Arc<TeeKey>, additional: String) -> Result<Binding, Error> {
-        match wire::report_data(&self.content, &key.public_jwk(), &additional) {
-            Some(report_data) => Ok(Binding { challenge: self, key, additional, report_data }),
-            None => Err(Error::new(Step::Auth, self.client.url(self.place), Problem::Setup)),
+        // As long as the hash is: not every TEE has a field of 64 bytes to pad it to.
+        match RuntimeData::new(self.content.nonce.clone(), key.public().clone()) {
+            Ok(runtime_data) => {
+                let report_data = runtime_data.digest(self.content.hash, &additional);
+                Ok(Binding { challenge: self, key, runtime_data, additional, report_data })
+            }
+            Err(_) => {
+                let problem = Problem::Malformed(Malformed::Challenge);
+                Err(Error::new(Step::Auth, self.client.url(self.place), problem))
+            }
         }
     }
 }
@@ -273,18 +282,10 @@ impl Binding {
     /// Shows the evidence to the KBS that gave the challenge. `init_data` is the whole initdata
     /// document, as measured.
     pub async fn attest(self, evidence: &Evidence, init_data: Option<&str>, until: Instant) -> Result<Session, Error> {
-        let Challenge { client, place, cookie, content, .. } = self.challenge;
-        let jwk = self.key.public_jwk();
-        let body = wire::attest_body(&content.nonce, &jwk, evidence, &self.additional, init_data);
-        let sent = client.exchange(
-            place,
-            Step::Attest,
-            "/kbs/v0/attest",
-            Proof::Cookie(&cookie),
-            Some(body),
-            MAX_TOKEN,
-            until,
-        );
+        let Challenge { client, place, cookie, .. } = self.challenge;
+        let body = wire::attest_body(&self.runtime_data, evidence, &self.additional, init_data);
+        let proof = Proof::Cookie(&cookie);
+        let sent = client.exchange(place, Step::Attest, "/kbs/v0/attest", proof, Some(body), MAX_TOKEN, until);
         let answer = sent.await?;
         let token = wire::token(&answer.body).map_err(|malformed| {
             let problem = shape_of(&answer, Problem::Malformed(malformed));

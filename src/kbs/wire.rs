@@ -1,9 +1,8 @@
-//! What the attestation protocol says on the wire, 0.4.0: the bodies of `/auth` and `/attest`, the
-//! hash that the hardware signs, the one cookie. Pure: bytes in, bytes out.
+//! What the attestation protocol says on the wire, 0.4.0: the bodies of `/auth` and `/attest`, and the
+//! one cookie. Pure: bytes in, bytes out. What the hardware signs is `formats::runtime_data`'s.
 
 use std::fmt;
 
-use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
@@ -12,16 +11,13 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::PROTOCOL_VERSION;
-use crate::formats::jcs;
+use crate::formats::runtime_data::{Hash, MAX_NONCE, RuntimeData};
 
 /// Name of the session's cookie. The only cookie that is kept.
 const COOKIE: &str = "kbs-session-id";
 
 /// Most bytes of the cookie's value. Trustee's are UUIDs, 32; room for a gateway that signs it.
 const MAX_COOKIE: usize = 256;
-
-/// Most bytes of a nonce, 16 KiB. Trustee's have 44; for IBM SE it is a document of some KiB.
-const MAX_NONCE: usize = 16 * 1024;
 
 /// Longest name of a kind of TEE, bytes. The longest known has 12 (`az-snp-vtpm`, `sampledevice`).
 const MAX_TEE: usize = 32;
@@ -64,22 +60,12 @@ impl fmt::Debug for Evidence {
     }
 }
 
-/// The hash of the report data that the KBS chose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hash {
-    /// SHA-256, 32 bytes.
-    Sha256,
-    /// SHA-384, 48 bytes. What the CoCo verifier uses.
-    Sha384,
-    /// SHA-512, 64 bytes.
-    Sha512,
-}
-
 /// The answer to `/auth`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Challenge {
     /// Opaque text, sent back and hashed as it came.
     pub(super) nonce: String,
+    /// The hash over the runtime data.
     pub(super) hash: Hash,
 }
 
@@ -108,34 +94,21 @@ pub(super) fn auth_body(tee: &str) -> Option<String> {
     ))
 }
 
-/// Body of `POST /kbs/v0/attest`. `additional` is the text that [`report_data`] was given.
+/// Body of `POST /kbs/v0/attest`. `additional` is the text that was hashed with the runtime data.
 pub(super) fn attest_body(
-    nonce: &str,
-    tee_pubkey: &Value,
+    runtime_data: &RuntimeData,
     evidence: &Evidence,
     additional: &str,
     init_data: Option<&str>,
 ) -> String {
     let init_data = init_data.map_or(Value::Null, |body| json!({"format": "toml", "body": body}));
-    let runtime_data = json!({"nonce": nonce, "tee-pubkey": tee_pubkey});
+    let runtime_data = runtime_data.to_json();
     let additional = Value::from(additional);
     // The evidence is not parsed and rendered again: numbers and order stay as its maker wrote them.
     format!(
         r#"{{"init-data":{init_data},"runtime-data":{runtime_data},"tee-evidence":{{"primary_evidence":{},"additional_evidence":{additional}}}}}"#,
         evidence.0
     )
-}
-
-/// What the hardware signs: the hash over nonce, key and the further devices' evidence. As long as
-/// the hash is; who puts it into a wider field pads it with zeros on the right.
-pub(super) fn report_data(challenge: &Challenge, tee_pubkey: &Value, additional: &str) -> Option<Vec<u8>> {
-    let value = json!({"additional-evidence": additional, "nonce": challenge.nonce, "tee-pubkey": tee_pubkey});
-    let algorithm = match challenge.hash {
-        Hash::Sha256 => &digest::SHA256,
-        Hash::Sha384 => &digest::SHA384,
-        Hash::Sha512 => &digest::SHA512,
-    };
-    Some(digest::digest(algorithm, &jcs::canonical(&value)?).as_ref().to_vec())
 }
 
 #[derive(Deserialize)]
@@ -154,13 +127,8 @@ pub(super) fn challenge(body: &[u8]) -> Result<Option<Challenge>, Malformed> {
     }
     // Trustee sends an empty text in place of an object where it chose nothing.
     let hash = match raw.extra_params.get("selected-hash-algorithm") {
-        None | Some(Value::Null) => Some(Hash::Sha384),
-        Some(Value::String(name)) => match name.to_ascii_lowercase().as_str() {
-            "sha256" => Some(Hash::Sha256),
-            "sha384" => Some(Hash::Sha384),
-            "sha512" => Some(Hash::Sha512),
-            _ => None,
-        },
+        None | Some(Value::Null) => Some(Hash::default()),
+        Some(Value::String(name)) => Hash::parse(name),
         Some(_) => return Err(Malformed::Challenge),
     };
     Ok(hash.map(|hash| Challenge { nonce: raw.nonce, hash }))
@@ -223,6 +191,7 @@ pub(super) fn read_token(text: Zeroizing<String>) -> Result<Token, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kbs::TeeKey;
     use proptest::prelude::*;
 
     fn cookie(headers: &[&str]) -> Option<String> {
@@ -299,27 +268,16 @@ mod tests {
     #[test]
     fn the_evidence_is_sent_as_its_maker_wrote_it() {
         let evidence = Evidence::new(r#"{"b": 1.50, "a":[1]}"#.to_owned()).unwrap();
-        let body = attest_body("n\"", &json!({"kty": "EC"}), &evidence, "{}", Some("version = \"0.1.0\"\n"));
+        let data = RuntimeData::new("n\"".to_owned(), TeeKey::generate().unwrap().public().clone()).unwrap();
+        let body = attest_body(&data, &evidence, "{}", Some("version = \"0.1.0\"\n"));
+        let runtime_data = data.to_json();
         assert_eq!(
             body,
-            r#"{"init-data":{"body":"version = \"0.1.0\"\n","format":"toml"},"runtime-data":{"nonce":"n\"","tee-pubkey":{"kty":"EC"}},"tee-evidence":{"primary_evidence":{"b": 1.50, "a":[1]},"additional_evidence":"{}"}}"#
+            format!(
+                r#"{{"init-data":{{"body":"version = \"0.1.0\"\n","format":"toml"}},"runtime-data":{runtime_data},"tee-evidence":{{"primary_evidence":{{"b": 1.50, "a":[1]}},"additional_evidence":"{{}}"}}}}"#
+            )
         );
-        assert!(attest_body("n", &json!({}), &evidence, "", None).starts_with(r#"{"init-data":null,"#));
-    }
-
-    #[test]
-    fn the_report_data_is_as_long_as_the_hash_and_depends_on_all_three() {
-        let of = |nonce: &str, hash, key: &str, additional: &str| {
-            report_data(&Challenge { nonce: nonce.to_owned(), hash }, &json!({"x": key}), additional).unwrap()
-        };
-        let base = of("n", Hash::Sha384, "k", "");
-        assert_eq!(
-            (of("n", Hash::Sha256, "k", "").len(), base.len(), of("n", Hash::Sha512, "k", "").len()),
-            (32, 48, 64)
-        );
-        assert_ne!(of("m", Hash::Sha384, "k", ""), base);
-        assert_ne!(of("n", Hash::Sha384, "l", ""), base);
-        assert_ne!(of("n", Hash::Sha384, "k", "{}"), base);
+        assert!(attest_body(&data, &evidence, "", None).starts_with(r#"{"init-data":null,"#));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | [`tee`] | guests with hardware of our own, and the verifier that believes them |
 //! | [`expect`] | what every refusal must look like |
 //! | [`guest_signer`] | the security processor beside a guest under QEMU, and of `countersign-sim` |
+//! | [`vectors`] | recorded traffic and evidence of the real ones |
 //! | [`seal`] | sealed secrets, as Trustee's tool makes them |
 //! | [`http`] | the server under both doubles |
 //! | [`tsm`] | the kernel's directory of reports, and the list that holds it to the real one |
@@ -53,6 +54,7 @@ pub mod seal;
 pub mod sim;
 pub mod tee;
 pub mod tsm;
+pub mod vectors;
 pub mod world;
 
 pub use guest::{Answer, GuestApi};
