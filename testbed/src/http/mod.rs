@@ -238,7 +238,10 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, record: &Arc<Record>, wr
             // The clones kept for stopping us must not hold the connection open.
             let _ = control.shutdown(Shutdown::Both);
         });
-        lock(&shared.open).push((twin, thread));
+        let mut open = lock(&shared.open);
+        // Each holds a descriptor: hundreds of clients that come back would use them up.
+        open.retain(|(_, thread)| !thread.is_finished());
+        open.push((twin, thread));
     }
 }
 

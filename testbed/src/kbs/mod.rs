@@ -242,6 +242,15 @@ impl Kbs {
         self.listen(address, move || place.tcp(address)).expect("the KBS's address is free in this world")
     }
 
+    /// Runs on a free port of the machine's own 127.0.0.1: for callers of the library, which live in
+    /// no world. Stops when the last clone is dropped.
+    ///
+    /// # Panics
+    /// When there is no such port.
+    pub fn on_loopback(self) -> RunningKbs {
+        self.serve(TcpListener::bind("127.0.0.1:0").expect("a free port")).expect("a listener has an address")
+    }
+
     /// Serves on a listener of the caller's, outside any world.
     pub fn serve(self, listener: TcpListener) -> std::io::Result<RunningKbs> {
         let address = listener.local_addr()?;
