@@ -3,11 +3,13 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, DATE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method, Version, redirect, retry};
 use rustls::ClientConfig;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
@@ -15,8 +17,8 @@ use super::dns::{DnsProblem, Names};
 use super::error::Problem;
 use crate::tls;
 
-/// Connections kept open and used at once where the server does not speak HTTP/2.
-pub(super) const MAX_CONNECTIONS: usize = 4;
+/// Connections at once where the server does not speak HTTP/2.
+const MAX_CONNECTIONS: usize = 4;
 
 /// How long name, connection and TLS together may take before the next URL is tried, where several
 /// are configured. A packet lost twice costs 3 s (RFC 6298).
@@ -81,16 +83,44 @@ impl Answer {
 }
 
 /// Connections to the KBSes of one configuration.
-#[derive(Clone)]
+///
+/// One client with a pool would open more than it may: while a request waits for a connection that is
+/// being made, the pool hands it one that has become free, and keeps the new one too. So there is a
+/// client for each connection, a lane, and each has one request at a time. Over HTTP/2 the first lane
+/// carries everything.
 pub(super) struct Http {
-    client: Client,
+    lanes: Vec<Client>,
+    /// Those that carry nothing, and how many: the one that was used last is taken first, since its
+    /// connection is the most likely to stand.
+    free: Mutex<Vec<usize>>,
+    turns: Semaphore,
+}
+
+/// A lane that is ours until dropped.
+pub(super) struct Lane<'h> {
+    number: usize,
+    http: &'h Http,
+    _turn: SemaphorePermit<'h>,
+}
+
+impl Drop for Lane<'_> {
+    fn drop(&mut self) {
+        self.http.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.number);
+    }
 }
 
 impl Http {
     /// `tls` decides whom to trust. No proxy, no redirect, no cookie store, no silent retry.
     pub(super) fn new(mut tls: ClientConfig, names: Names) -> Result<Self, Problem> {
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let client = Client::builder()
+        let lane = || Self::lane(tls.clone(), names.clone()).map_err(|_| Problem::Setup);
+        let lanes = std::iter::repeat_with(lane).take(MAX_CONNECTIONS).collect::<Result<_, _>>()?;
+        let free = Mutex::new((0..MAX_CONNECTIONS).rev().collect());
+        Ok(Self { lanes, free, turns: Semaphore::new(MAX_CONNECTIONS) })
+    }
+
+    fn lane(tls: ClientConfig, names: Names) -> reqwest::Result<Client> {
+        Client::builder()
             .tls_backend_preconfigured(tls)
             .dns_resolver(names)
             .no_proxy()
@@ -100,22 +130,37 @@ impl Http {
             .retry(retry::never())
             .connect_timeout(CONNECT)
             .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(MAX_CONNECTIONS)
+            .pool_max_idle_per_host(1)
             .http1_max_headers(MAX_HEADER_LINES)
             .http2_max_header_list_size(MAX_HEADERS)
             .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|_| Problem::Setup)?;
-        Ok(Self { client })
     }
 
-    /// Sends, and reads the answer to its end: at most `cap` bytes, until `until`.
-    pub(super) async fn exchange(&self, request: Request<'_>, cap: usize, until: Instant) -> Result<Answer, Problem> {
-        timeout_at(until, self.whole(request, cap)).await.unwrap_or(Err(Problem::Late))
+    /// Waits for a lane of one's own.
+    pub(super) async fn turn(&self, until: Instant) -> Result<Lane<'_>, Problem> {
+        // Fails only when the semaphore is closed, which nobody does.
+        let turn = timeout_at(until, self.turns.acquire()).await.map_err(|_| Problem::Late)?;
+        let turn = turn.map_err(|_| Problem::Setup)?;
+        let number = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop().ok_or(Problem::Setup)?;
+        Ok(Lane { number, http: self, _turn: turn })
     }
 
-    async fn whole(&self, request: Request<'_>, cap: usize) -> Result<Answer, Problem> {
-        let mut builder = self.client.request(request.method, request.url);
+    /// Sends, and reads the answer to its end: at most `cap` bytes, until `until`. Without a lane of
+    /// its own a request shares the first one, which must speak HTTP/2.
+    pub(super) async fn exchange(
+        &self,
+        lane: Option<&Lane<'_>>,
+        request: Request<'_>,
+        cap: usize,
+        until: Instant,
+    ) -> Result<Answer, Problem> {
+        let client = self.lanes.get(lane.map_or(0, |lane| lane.number)).ok_or(Problem::Setup)?;
+        timeout_at(until, Self::whole(client, request, cap)).await.unwrap_or(Err(Problem::Late))
+    }
+
+    async fn whole(client: &Client, request: Request<'_>, cap: usize) -> Result<Answer, Problem> {
+        let mut builder = client.request(request.method, request.url);
         if let Some((name, value)) = request.proof.header()? {
             builder = builder.header(name, value);
         }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::dns::Names;
 use super::error::{Error, Problem, Remedy, Step};
 use super::health::Health;
-use super::http::{Answer, Http, MAX_CONNECTIONS, Proof, Request};
+use super::http::{Answer, Http, Lane, Proof, Request};
 use super::key::TeeKey;
 use super::wire::{self, Evidence, Malformed};
 use crate::clock::Clock;
@@ -79,7 +79,6 @@ struct Shared {
     tls: Anchored,
     clock: Clock,
     health: Health,
-    connections: Semaphore,
     streams: Semaphore,
 }
 
@@ -135,7 +134,6 @@ impl Client {
             tls,
             clock: trust.clock.clone(),
             health: Health::of(urls.len()),
-            connections: Semaphore::new(MAX_CONNECTIONS),
             streams: Semaphore::new(MAX_STREAMS),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -193,8 +191,11 @@ impl Client {
         let refuse = |problem| Error::new(Step::Auth, url, problem);
         let body = wire::auth_body(tee).ok_or(Problem::Tee).map_err(refuse)?;
         let start = Instant::now();
-        let answer =
-            self.exchange(place, Step::Auth, "/kbs/v0/auth", Proof::None, Some(body), MAX_SMALL, until).await?;
+        let lane = self.shared.http.turn(until).await.map_err(refuse)?;
+        let sent =
+            self.exchange(place, Some(&lane), Step::Auth, "/kbs/v0/auth", Proof::None, Some(body), MAX_SMALL, until);
+        let answer = sent.await?;
+        drop(lane);
         let content = wire::challenge(&answer.body)
             .map_err(|malformed| refuse(shape_of(&answer, Problem::Malformed(malformed))))?
             .ok_or(Problem::Hash)
@@ -211,11 +212,12 @@ impl Client {
         self.shared.urls.get(place).unwrap_or(&NOWHERE)
     }
 
-    /// One exchange that must end with status 200.
+    /// One exchange that must end with status 200. Without a lane of its own only over HTTP/2.
     #[allow(clippy::too_many_arguments)] // One private function, three callers, all in this file.
     async fn exchange(
         &self,
         place: usize,
+        lane: Option<&Lane<'_>>,
         step: Step,
         path: &str,
         proof: Proof<'_>,
@@ -231,7 +233,7 @@ impl Client {
         let until = now.checked_add(longest).map_or(until, |longest| longest.min(until));
         // However little is wanted, a refusal needs its room.
         let cap = cap.max(MAX_SMALL);
-        let result = self.shared.http.exchange(request, cap, until).await;
+        let result = self.shared.http.exchange(lane, request, cap, until).await;
         let result = result.and_then(|answer| {
             // Whoever answers over TLS has proven to be the configured KBS; in the clear nobody has.
             if let Some(date) = answer.date().filter(|_| url.tls) {
@@ -284,9 +286,12 @@ impl Binding {
     pub async fn attest(self, evidence: &Evidence, init_data: Option<&str>, until: Instant) -> Result<Session, Error> {
         let Challenge { client, place, cookie, .. } = self.challenge;
         let body = wire::attest_body(&self.runtime_data, evidence, &self.additional, init_data);
-        let proof = Proof::Cookie(&cookie);
-        let sent = client.exchange(place, Step::Attest, "/kbs/v0/attest", proof, Some(body), MAX_TOKEN, until);
+        let turn = client.shared.http.turn(until).await;
+        let lane = turn.map_err(|problem| Error::new(Step::Attest, client.url(place), problem))?;
+        let (path, proof) = ("/kbs/v0/attest", Proof::Cookie(&cookie));
+        let sent = client.exchange(place, Some(&lane), Step::Attest, path, proof, Some(body), MAX_TOKEN, until);
         let answer = sent.await?;
+        drop(lane);
         let token = wire::token(&answer.body).map_err(|malformed| {
             let problem = shape_of(&answer, Problem::Malformed(malformed));
             Error::new(Step::Attest, client.url(place), problem)
@@ -310,15 +315,22 @@ impl Session {
     /// Fetches one resource of at most `max_bytes`. Waits for its turn on the connection.
     pub async fn resource(&self, uri: &KbsUri, max_bytes: usize, until: Instant) -> Result<Secret, Error> {
         let refuse = |problem| Error::new(Step::Resource(uri.clone()), self.client.url(self.place), problem);
-        let turns = if self.multiplexed { &self.client.shared.streams } else { &self.client.shared.connections };
-        // Fails only when the semaphore is closed, which nobody does.
-        let turn = tokio::time::timeout_at(until, turns.acquire()).await.map_err(|_| refuse(Problem::Late))?;
+        let Shared { http, streams, .. } = &*self.client.shared;
+        let (mut lane, mut stream) = (None, None);
+        if self.multiplexed {
+            let turn = tokio::time::timeout_at(until, streams.acquire()).await.map_err(|_| refuse(Problem::Late))?;
+            // Fails only when the semaphore is closed, which nobody does.
+            stream = turn.ok();
+        } else {
+            lane = Some(http.turn(until).await.map_err(refuse)?);
+        }
         let path = format!("/kbs/v0/resource/{}", uri.path());
         let step = Step::Resource(uri.clone());
         let cap = jwe_cap(max_bytes);
         let proof = self.cookie.as_deref().map_or(Proof::Bearer(&self.token), |cookie| Proof::Cookie(cookie));
-        let answer = self.client.exchange(self.place, step, &path, proof, None, cap, until).await;
-        drop(turn);
+        let sent = self.client.exchange(self.place, lane.as_ref(), step, &path, proof, None, cap, until);
+        let answer = sent.await;
+        drop((lane, stream));
         let answer = match answer {
             Err(Error { problem: Problem::TooLong, .. }) => {
                 return Err(refuse(Problem::ResourceTooLong { max: max_bytes }));
