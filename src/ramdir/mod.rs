@@ -21,6 +21,7 @@ mod tests;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{Mode, StatVfsMountFlags};
 use rustix::process::{getegid, geteuid, getgroups};
@@ -92,8 +93,9 @@ pub struct RamDir {
     end: Node,
     /// The directory itself, readable.
     root: OwnedFd,
-    /// Where the sets are: the directory itself, or [`PRIVATE`] in it.
-    data: OwnedFd,
+    /// Where the sets are: the directory itself, or [`PRIVATE`] in it. Not there before a set is
+    /// published: one file alone (`get`) needs none, and a refusal must leave nothing behind.
+    data: OnceLock<OwnedFd>,
     standing: Standing,
     us: Us,
     /// Group of files for which none is configured.
@@ -117,8 +119,7 @@ impl RamDir {
     /// Proves `directory`, an absolute path, and opens it. Missing directories at its end are made
     /// with mode 0750, once what they are made in is proven.
     ///
-    /// `proc` is where procfs is mounted. Nothing else is written, except that in a shared root
-    /// (sticky, world-writable) our own directory is made.
+    /// `proc` is where procfs is mounted. Nothing else is written.
     pub fn prove(directory: &Path, needs: &Needs<'_>, proc: &Path) -> Result<Self, Error> {
         let us = Us::now()?;
         let Walk { mut end, above, missing } = walk::open(directory)?;
@@ -135,14 +136,14 @@ impl RamDir {
         let standing = end.access.as_destination(us.uid).map_err(|unfit| us.refuses(&end, unfit))?;
         room(&end.fd, &mount, needs.load())?;
         let root = readable(&end)?;
+        let setgid = end.access.mode & 0o2000 != 0;
         let (data, setgid, group) = match standing {
-            Standing::Ours => {
-                (root.try_clone().map_err(|error| cannot_open(&end, error))?, end.access.mode & 0o2000 != 0, end.gid)
-            }
-            Standing::Shared => {
-                let own = private(&end, &us)?;
-                (readable(&own)?, true, own.gid)
-            }
+            Standing::Ours => (root.try_clone().map_err(|error| cannot_open(&end, error))?.into(), setgid, end.gid),
+            Standing::Shared => match walk::existing(&end, Path::new(PRIVATE))? {
+                Some(own) => (readable(private(&end, &own, &us)?)?.into(), true, own.gid),
+                // Made later, it will have the group that the kernel gives to what we make.
+                None => (OnceLock::new(), true, if setgid { end.gid } else { us.gid }),
+            },
         };
         let gid = if setgid || us.member(group) || proc::may_chown(proc)? { group } else { us.gid };
         let dir = Self { path: directory.to_owned(), proc: proc.to_owned(), mount, end, root, data, standing, us, gid };
@@ -167,6 +168,16 @@ impl RamDir {
             Ok(_) => Err(Error::Moved { path: shown(&self.path) }),
             Err(unfit) => Err(self.us.refuses(&walk.end, unfit)),
         }
+    }
+
+    /// Where the sets are; in a shared root our own directory, made if need be.
+    fn data(&self) -> Result<&OwnedFd, Error> {
+        if let Some(data) = self.data.get() {
+            return Ok(data);
+        }
+        let own = walk::make(&self.end, Path::new(PRIVATE))?;
+        let data = readable(private(&self.end, &own, &self.us)?)?;
+        Ok(self.data.get_or_init(|| data))
     }
 
     /// The mount that the directory is on, for logs.
@@ -287,9 +298,8 @@ fn room(fd: impl AsFd, mount: &Mount, load: Load) -> Result<(), Error> {
     space.fits(load).map_err(|(unit, needed, free)| Error::Full { mount: mount.point.clone(), unit, needed, free })
 }
 
-/// Our directory in a shared root, made if need be.
-fn private(root: &Node, us: &Us) -> Result<Node, Error> {
-    let own = walk::make(root, Path::new(PRIVATE))?;
+/// Whether what stands in a shared root under our directory's name is that.
+fn private<'n>(root: &Node, own: &'n Node, us: &Us) -> Result<&'n Node, Error> {
     let ours = own.access.as_destination(us.uid) == Ok(Standing::Ours) && own.mount == root.mount;
     if ours {
         Ok(own)

@@ -77,7 +77,8 @@ impl RamDir {
         let step = |name| fail(name);
         self.recheck()?;
         let plan = Plan::new(self, set, receipt)?;
-        let _lock = lock(&self.data, &self.data_path())?;
+        let data = self.data()?;
+        let _lock = lock(data, &self.data_path())?;
         step("publish:locked");
         let tops = plan.tops();
         for top in &tops {
@@ -86,14 +87,14 @@ impl RamDir {
         let current = self.current()?;
         self.sweep(current.as_deref())?;
         step("publish:swept");
-        let standing = current.as_deref().and_then(|name| set::open_dir(&self.data, name).ok());
+        let standing = current.as_deref().and_then(|name| set::open_dir(data, name).ok());
         if standing.is_some_and(|standing| plan.stands_in(&standing)) {
             self.make_links(&tops, &step)?;
             let left_behind = self.tidy_links(&tops).is_err();
             step("publish:done");
             return Ok(Published { files: set.len(), unchanged: true, left_behind });
         }
-        super::room(&self.data, &self.mount, plan.load())?;
+        super::room(data, &self.mount, plan.load())?;
         let name = random_name(SET)?;
         if let Err(error) = self.write_and_swap(&name, &plan, &tops, &step) {
             self.undo(&name, current.as_deref());
@@ -114,27 +115,27 @@ impl RamDir {
         tops: &BTreeSet<&str>,
         step: &dyn Fn(&'static str),
     ) -> Result<(), Error> {
-        let place = self.data_path();
+        let (data, place) = (self.data()?, self.data_path());
         let path = place.join(name);
-        let set = set::make_dir(&self.data, name, self.gid).map_err(failed("create", &path))?;
+        let set = set::make_dir(data, name, self.gid).map_err(failed("create", &path))?;
         step("publish:set-made");
         plan.write(&set, &path, step)?;
         step("publish:set-written");
         // Before the swap: they dangle until it, so that the first publication is one step too.
         self.make_links(tops, step)?;
-        rustix::fs::symlinkat(name, &self.data, DATA_TMP).map_err(failed("create", &place.join(DATA_TMP)))?;
-        rustix::fs::fsync(&self.data).map_err(failed("fsync", &place))?;
+        rustix::fs::symlinkat(name, data, DATA_TMP).map_err(failed("create", &place.join(DATA_TMP)))?;
+        rustix::fs::fsync(data).map_err(failed("fsync", &place))?;
         step("publish:swap-ready");
-        rustix::fs::renameat(&self.data, DATA_TMP, &self.data, DATA).map_err(failed("replace", &place.join(DATA)))
+        rustix::fs::renameat(data, DATA_TMP, data, DATA).map_err(failed("replace", &place.join(DATA)))
     }
 
     /// Takes back what a failed publication has made. What cannot be taken back now is swept by
     /// the next one; the error that led here is the one to report.
     fn undo(&self, name: &str, current: Option<&str>) {
-        let place = self.data_path();
-        let _ = set::remove(&self.data, DATA_TMP, &place);
-        let _ = set::remove(&self.data, name, &place);
-        let old = current.and_then(|name| set::open_dir(&self.data, name).ok()).map(set::names);
+        let (Ok(data), place) = (self.data(), self.data_path()) else { return };
+        let _ = set::remove(data, DATA_TMP, &place);
+        let _ = set::remove(data, name, &place);
+        let old = current.and_then(|name| set::open_dir(data, name).ok()).map(set::names);
         let names = match old {
             None => Vec::new(),
             Some(Ok(names)) => names,
@@ -159,7 +160,7 @@ impl RamDir {
     /// Which set is current, if one is.
     fn current(&self) -> Result<Option<String>, Error> {
         let path = self.data_path().join(DATA);
-        match self.link_target(&self.data, DATA, &path)? {
+        match self.link_target(self.data()?, DATA, &path)? {
             None => Ok(None),
             Some(target) if is_set(&target) => Ok(Some(target)),
             Some(_) => Err(Error::Occupied { path: shown(&path), what: "a symbolic link to somewhere else" }),
@@ -168,11 +169,11 @@ impl RamDir {
 
     /// Removes every set but the current one, and the unfinished link.
     fn sweep(&self, current: Option<&str>) -> Result<(), Error> {
-        let place = self.data_path();
-        for name in set::names(&self.data).map_err(failed("list", &place))? {
+        let (data, place) = (self.data()?, self.data_path());
+        for name in set::names(data).map_err(failed("list", &place))? {
             let Ok(name) = name.to_str() else { continue };
             if name == DATA_TMP || (is_set(name) && Some(name) != current) {
-                set::remove(&self.data, name, &place)?;
+                set::remove(data, name, &place)?;
             }
         }
         Ok(())

@@ -88,6 +88,11 @@ pub(super) fn make(parent: &Node, name: &Path) -> Result<Node, Error> {
     step(parent, name.as_os_str())?.ok_or_else(|| failed("open", &path)(Errno::NOENT))
 }
 
+/// Opens one directory in another, if there is one. Refuses a link and whatever else has the name.
+pub(super) fn existing(parent: &Node, name: &Path) -> Result<Option<Node>, Error> {
+    step(parent, name.as_os_str())
+}
+
 /// Directory, never through a link, never inherited by a child process.
 pub(super) const O_DIR: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 

@@ -229,15 +229,21 @@ in_namespace!(
     USER,
     {
         let dir = prove(&place()).unwrap();
+        let one = |name| {
+            let path = crate::config::RelativePath::parse(name).unwrap();
+            let entry = crate::ramdir::Entry { path: &path, bytes: b"", mode: 0o440, owner: None, group: None };
+            dir.publish_one(&entry, &super::nothing_fails())
+        };
+        let error = one("y").unwrap_err();
+        assert!(error.to_string().contains("a file of another user"), "{error}");
+        assert_eq!(names(&place()), ["x", "y"], "one file needs no directory of ours, refused or not");
+        one("z").unwrap();
+        assert_eq!(names(&place()), ["x", "y", "z"]);
         for (name, what) in [("x", "of another user"), ("y", "a file")] {
             let error = publish(&dir, &files(&[(name, "1")])).unwrap_err();
             assert!(matches!(error, Error::Occupied { .. }) && error.to_string().contains(what), "{error}");
         }
-        let path = crate::config::RelativePath::parse("y").unwrap();
-        let entry = crate::ramdir::Entry { path: &path, bytes: b"", mode: 0o440, owner: None, group: None };
-        let error = dir.publish_one(&entry, &super::nothing_fails()).unwrap_err();
-        assert!(error.to_string().contains("a file of another user"), "{error}");
-        assert_eq!(names(&place()), ["..countersign", "x", "y"]);
+        assert_eq!(names(&place()), ["..countersign", "x", "y", "z"]);
     }
 );
 
