@@ -131,9 +131,17 @@ fn stated_audience(path: &Path, text: &str) -> Option<For> {
     resolve_as(path, text, Provenance::Measured, None).ok()?.audience
 }
 
-/// Reads a file of limited length. What does not end (a device, a pipe) is cut off, and refused.
+/// Reads a plain file of limited length.
 fn read(path: &Path) -> Result<String, Problem> {
     let problem = |message: String| Problem::new(Origin::file(path.display().to_string()), "", message);
+    // Asked before opening: opening a pipe would wait for a writer that never comes. `-` is no name
+    // for the standard input here; messages name a file and a line, which a stream does not have.
+    if let Ok(metadata) = std::fs::metadata(path)
+        && !metadata.is_file()
+    {
+        let what = if metadata.is_dir() { "is a directory" } else { "is not a plain file" };
+        return Err(problem(what.to_owned()).hint("name a plain file; write what comes from a pipe to one first"));
+    }
     let mut bytes = Vec::new();
     let limit = u64::try_from(MAX_DOCUMENT).unwrap_or(u64::MAX).saturating_add(1);
     File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(|error| {
@@ -207,14 +215,29 @@ mod tests {
             (text, "is not UTF-8"),
             (long, "is longer than 256 KiB"),
             (PathBuf::from("/nonexistent.toml"), "cannot be read: entity not found"),
-            (PathBuf::from("/"), "cannot be read: is a directory"),
-            (PathBuf::from("/dev/zero"), "is longer than 256 KiB"),
+            (PathBuf::from("/"), "is a directory; name a plain file"),
+            (PathBuf::from("/dev/zero"), "is not a plain file"),
         ] {
             let (code, _, err) = run(|out, err| check(&[path], out, err));
             assert_eq!(code, 78);
             assert!(err.contains(why), "{err}");
         }
         assert_eq!(run(|out, err| check(&[], out, err)).0, 64);
+    }
+
+    #[test]
+    fn a_pipe_without_a_writer_is_refused_and_not_waited_for() {
+        // A name that is free again, for a pipe in the file's place.
+        let (pipe, _gone) = file(b"");
+        std::fs::remove_file(&pipe).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        let (told, asked) = std::sync::mpsc::channel();
+        let checked = pipe.clone();
+        std::thread::spawn(move || told.send(run(|out, err| check(&[checked], out, err))));
+        let refused = asked.recv_timeout(std::time::Duration::from_secs(20));
+        let (code, _, err) = refused.expect("an answer at once: nobody will ever write into the pipe");
+        assert_eq!(code, 78);
+        assert!(err.contains("is not a plain file; name a plain file"), "{err}");
     }
 
     #[test]
