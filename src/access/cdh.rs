@@ -157,7 +157,7 @@ impl Road {
         if reports.iter().any(Report::speaks_ours) {
             return Finding { saw, ..finding };
         }
-        match reports.iter().find_map(Report::finding) {
+        match reports.iter().find_map(|report| report.finding_named_in(self.hint.named_in)) {
             Some(reason) => Finding { saw, ..reason },
             None => Finding { saw, ..finding },
         }

@@ -8,6 +8,9 @@ use crate::formats::kbs_error::{ProtocolVersion, Variant};
 use crate::kbs::dns::DnsProblem;
 use crate::tls::{self, TlsProblem};
 
+/// Where a KBS is named if not in a document of somebody else's.
+pub const CONFIG: &str = "[kbs].url";
+
 /// One question to one KBS, and how far it got. Holds no text of any server.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -123,7 +126,21 @@ impl Report {
 
     /// What is wrong with the KBS or the way to it, if this shows anything wrong: class 69, 74, 76,
     /// or 78 for a CA that cannot be used. `None` for a KBS of our version, and where nothing was
-    /// asked for want of a CA.
+    /// asked for want of a CA. `named_in` is where the KBS was named: [`CONFIG`], or a document by its
+    /// name, whose fields are then the ones to mend.
+    pub fn finding_named_in(&self, named_in: &str) -> Option<Finding> {
+        let finding = self.finding()?;
+        if named_in == CONFIG {
+            return Some(finding);
+        }
+        let reword = |text: &str| {
+            text.replace("`[kbs].url`", &format!("the KBS's `url` in {named_in}"))
+                .replace("`[kbs].ca`", &format!("`kbs_cert` in {named_in}"))
+        };
+        Some(Finding { saw: reword(&finding.saw), why: reword(&finding.why), next: reword(&finding.next), ..finding })
+    }
+
+    /// The same for a KBS that `[kbs]` names.
     pub fn finding(&self) -> Option<Finding> {
         let url = &self.url;
         let finding = match &self.verdict {
@@ -170,7 +187,7 @@ impl Report {
             Verdict::ConnectTimeout => "no connection in time".to_owned(),
             Verdict::NoRoute => "it cannot be reached".to_owned(),
             Verdict::NoCa => "not asked further: no CA is configured to check its certificate against".to_owned(),
-            Verdict::BadCa(error) => format!("not asked further: `[kbs].ca` {error}"),
+            Verdict::BadCa(error) => format!("not asked further: its CA {error}"),
             Verdict::Tls(TlsProblem::Alert(code)) => format!("the server ended the TLS handshake with alert {code}"),
             Verdict::Tls(problem) => format!("the server {}", problem.label()),
             Verdict::Closed(StageName::Certificate) => "the connection was closed during the TLS handshake".to_owned(),

@@ -107,6 +107,48 @@ async fn https_to_a_name_passes_all_four_stages() {
     assert_eq!(report.stages().len(), 4);
 }
 
+#[test]
+fn a_kbs_of_the_initdata_is_mended_there_and_not_in_kbs() {
+    let tls = [
+        TlsProblem::UnknownIssuer,
+        TlsProblem::Expired,
+        TlsProblem::NotYetValid,
+        TlsProblem::WrongName,
+        TlsProblem::CaUsedAsEndEntity,
+        TlsProblem::WrongPurpose,
+        TlsProblem::NoCommonVersion,
+        TlsProblem::NotTls,
+        TlsProblem::Other,
+    ];
+    let names = [DnsProblem::NoServers, DnsProblem::NoSuchName, DnsProblem::NoAddress, DnsProblem::NoAnswer];
+    let mut verdicts = vec![
+        Verdict::ConnectRefused,
+        Verdict::ConnectTimeout,
+        Verdict::NoRoute,
+        Verdict::BadCa(tls::Error::NoCertificate),
+        Verdict::Closed(StageName::Certificate),
+        Verdict::Silent(StageName::Answer),
+        Verdict::NotHttp,
+        Verdict::NotAKbs { status: 502, body: "an HTML page" },
+        Verdict::RefusesUs(Variant::AttestationError),
+    ];
+    verdicts.extend(tls.map(Verdict::Tls));
+    verdicts.extend(names.map(Verdict::Name));
+    let mut reworded = 0;
+    for verdict in verdicts {
+        let report = Report::new(url(true, "kbs.test", 8080), Vec::new(), verdict);
+        let plain = report.finding().unwrap();
+        assert_eq!(report.finding_named_in(CONFIG), Some(plain.clone()));
+        let finding = report.finding_named_in("the mounted initdata").unwrap();
+        assert!(!finding.to_string().contains("[kbs]"), "{finding}");
+        assert!(countersign_testbed::expect::starts_with_a_verb(&finding.next), "{finding}");
+        assert_eq!(plain.to_string().contains("[kbs]"), finding.to_string().contains("the mounted initdata"));
+        reworded += usize::from(finding != plain);
+        assert!(!report.summary().contains("[kbs]"), "the document's name stands beside it already");
+    }
+    assert!(reworded >= 8, "{reworded}");
+}
+
 #[tokio::test]
 async fn another_version_is_named() {
     let report = ask("401 Unauthorized", &mismatch("0.2.0")).await;
