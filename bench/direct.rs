@@ -42,7 +42,7 @@ const CLIENTS: usize = 600;
 /// Resources of each of them.
 const EACH: usize = 4;
 
-/// How long the KBS is away.
+/// How long the KBS is away; a quarter of it in the short form, since the pauses between tries grow with it.
 const DOWN: Duration = Duration::from_secs(2);
 
 /// Descriptors that a guest and its connection need at most, on both sides, which are this process.
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     good &= round_trips("h2_1_secret", true, 1, 1, runs);
     good &= round_trips("h2_50_secrets", true, 50, sequential, runs);
     good &= round_trips("http1_16_secrets", false, 16, sequential.min(16), runs);
-    good &= restart();
+    good &= restart(if short { DOWN / 4 } else { DOWN });
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -136,18 +136,25 @@ async fn fetch(road: &Arc<DirectRoad<Source>>, numbers: std::ops::Range<usize>) 
 
 /// Round trips from evidence to the last of `secrets`, beside a client that attests for each.
 fn round_trips(case: &str, h2: bool, secrets: usize, sequential: usize, runs: usize) -> bool {
-    let (mut times, mut waves, mut connections) = (Vec::new(), 0, 0);
-    for _ in 0..runs {
-        let server = Server::start(h2, ROUND_TRIP, secrets);
+    let (mut times, mut near, mut waves, mut connections) = (Vec::new(), Vec::new(), 0, 0);
+    // Far away, and beside us: what the second takes is computing, on both sides.
+    for run in 0..2 * runs {
+        let far = run % 2 == 0;
+        let server = Server::start(h2, if far { ROUND_TRIP } else { Duration::ZERO }, secrets);
         let road = server.guest();
         let released = wait(fetch(&road, 0..secrets)).unwrap_or_else(|finding| panic!("{case}: {finding}"));
         let end = Instant::now();
         assert_eq!((released, road.attestations()), (secrets, 1), "{case}");
         let at_hand = server.source.at_hand.lock().unwrap().unwrap();
-        times.push(end.duration_since(at_hand).as_secs_f64() / ROUND_TRIP.as_secs_f64());
-        waves = waves.max(waves_after(&server.kbs, at_hand));
+        let took = end.duration_since(at_hand).as_secs_f64() / ROUND_TRIP.as_secs_f64();
         connections = connections.max(server.kbs.connections());
         assert_eq!(server.kbs.count(), secrets + 2, "{case}: a request was sent twice");
+        if far {
+            times.push(took);
+            waves = waves.max(waves_after(&server.kbs, at_hand));
+        } else {
+            near.push(took);
+        }
     }
     let server = Server::start(h2, ROUND_TRIP, sequential);
     let begun = Instant::now();
@@ -160,19 +167,21 @@ fn round_trips(case: &str, h2: bool, secrets: usize, sequential: usize, runs: us
 
     let (fastest, slowest) =
         (times.iter().copied().fold(f64::MAX, f64::min), times.iter().copied().fold(0.0, f64::max));
-    let ours = median(times);
+    let (ours, near) = (median(times), median(near));
     let limit = if h2 { json!(LIMIT_ROUND_TRIPS) } else { Value::Null };
     println!(
         "{}",
         json!({
             "case": case, "unit": "round trips of 50 ms, from evidence to the last secret",
             "secrets": secrets, "ours": round(ours), "fastest": round(fastest), "slowest": round(slowest),
-            "limit": limit, "waves_of_requests": waves, "connections": connections, "runs": runs,
+            "without_delay": round(near), "limit": limit, "waves_of_requests": waves, "connections": connections, "runs": runs,
             "sequential_secrets": sequential, "sequential_per_secret": round(theirs / sequential as f64),
         })
     );
     if h2 {
-        within(case, "round trips by the clock", ours, LIMIT_ROUND_TRIPS)
+        // Without optimisation it is mostly the compiler that is measured: there the computing is left out.
+        let judged = if cfg!(debug_assertions) { ours - near } else { ours };
+        within(case, "round trips by the clock", judged, LIMIT_ROUND_TRIPS)
             & within(case, "round trips by the double's record", waves as f64, LIMIT_ROUND_TRIPS)
             & within(case, "connections", connections as f64, 1.0)
     } else {
@@ -196,7 +205,7 @@ fn waves_after(kbs: &RunningKbs, begin: Instant) -> usize {
 }
 
 /// 600 guests at once; when a third of them is attested, the KBS restarts and forgets everybody.
-fn restart() -> bool {
+fn restart(down: Duration) -> bool {
     if !descriptors() {
         return false;
     }
@@ -208,8 +217,8 @@ fn restart() -> bool {
         while kbs.attestations() < CLIENTS / 3 {
             thread::sleep(Duration::from_millis(1));
         }
-        kbs.restart(DOWN);
-        Instant::now() + DOWN
+        kbs.restart(down);
+        Instant::now() + down
     });
     let mut ends: Vec<(Instant, Result<usize, Finding>)> = wait(async {
         let mut guests = JoinSet::new();
@@ -237,7 +246,7 @@ fn restart() -> bool {
         "{}",
         json!({
             "case": "restart_600_clients", "clients": CLIENTS, "secrets_each": EACH, "lost": lost,
-            "down_s": DOWN.as_secs_f64(), "done_before_it_was_back": before,
+            "down_s": down.as_secs_f64(), "done_before_it_was_back": before,
             "half_done_s_after_it_was_back": round(after(before + (CLIENTS - before) / 2)),
             "all_done_s_after_it_was_back": round(after(CLIENTS - 1)),
             "requests_per_second_since_it_was_back": round(busy as f64 / after(CLIENTS - 1)),

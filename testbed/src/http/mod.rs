@@ -225,6 +225,8 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, record: &Arc<Record>, wr
     while !shared.stop.load(Ordering::SeqCst) {
         let Ok((raw, _)) = listener.accept() else { return };
         record.connections.fetch_add(1, Ordering::SeqCst);
+        // Else the last bytes of an answer may wait 40 ms for the other side's delayed ACK.
+        let _ = raw.set_nodelay(true);
         let Ok(twin) = raw.try_clone() else { continue };
         let (their_shared, record, wrap, handler) =
             (Arc::clone(shared), Arc::clone(record), Arc::clone(wrap), Arc::clone(handler));
