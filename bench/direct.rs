@@ -15,7 +15,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use countersign::access::Deadline;
-use countersign::access::direct::{DirectRoad, EvidenceSource, Pace};
+use countersign::access::direct::{DirectRoad, Pace};
+use countersign::access::rcar::{EvidenceSource, Rcar};
+use countersign::clock::Clock;
 use countersign::config::KbsUrl;
 use countersign::finding::Finding;
 use countersign::formats::kbs_uri::KbsUri;
@@ -110,9 +112,9 @@ impl Server {
     }
 
     /// A guest of its own: client, connections and key are shared with nobody.
-    fn guest(&self) -> Arc<DirectRoad<Source>> {
+    fn guest(&self) -> Arc<DirectRoad<Rcar<Source>>> {
         let url = KbsUrl::parse(&self.kbs.url()).unwrap();
-        let trust = Trust { ca: Some(self.ca.pem()), system_roots: false, allow_http: false };
+        let trust = Trust { ca: Some(self.ca.pem()), system_roots: false, allow_http: false, clock: &Clock::system() };
         let client = Client::new(&[url], &trust, Names::with(|| Resolver::with_servers(&[]))).unwrap();
         let deadline = Deadline::after(Duration::from_secs(300));
         DirectRoad::new(client, self.source.clone(), None, deadline, Pace::default())
@@ -124,7 +126,7 @@ fn uri(number: usize) -> KbsUri {
 }
 
 /// Fetches these resources at once; how many were released.
-async fn fetch(road: &Arc<DirectRoad<Source>>, numbers: std::ops::Range<usize>) -> Result<usize, Finding> {
+async fn fetch(road: &Arc<DirectRoad<Rcar<Source>>>, numbers: std::ops::Range<usize>) -> Result<usize, Finding> {
     let mut tasks = JoinSet::new();
     for number in numbers {
         let road = Arc::clone(road);

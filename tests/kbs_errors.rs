@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign::access::Deadline;
-use countersign::access::direct::{DirectRoad, EvidenceSource, Pace};
+use countersign::access::direct::{DirectRoad, Pace};
+use countersign::access::rcar::{EvidenceSource, Rcar};
+use countersign::clock::Clock;
 use countersign::config::KbsUrl;
 use countersign::finding::{Class, Finding};
 use countersign::formats::kbs_uri::KbsUri;
@@ -267,7 +269,7 @@ impl EvidenceSource for Source {
 
 fn client(kbs: &RunningKbs, prefix: &str, ca: Option<&Ca>) -> Client {
     let url = KbsUrl::parse(&format!("{}{prefix}", kbs.url())).unwrap();
-    let trust = Trust { ca: ca.map(Ca::pem), system_roots: false, allow_http: false };
+    let trust = Trust { ca: ca.map(Ca::pem), system_roots: false, allow_http: false, clock: &Clock::system() };
     Client::new(&[url], &trust, Names::with(|| Resolver::with_servers(&[]))).unwrap()
 }
 
@@ -284,7 +286,7 @@ async fn once(client: &Client, source: &Source, budget: Duration) -> Result<Secr
     binding.attest(&evidence, None, until).await?.resource(&uri(), 1024, until).await
 }
 
-fn road(client: Client, shows: Shows, budget: Duration) -> Arc<DirectRoad<Source>> {
+fn road(client: Client, shows: Shows, budget: Duration) -> Arc<DirectRoad<Rcar<Source>>> {
     DirectRoad::new(client, Source(shows), None, Deadline::after(budget), PACE)
 }
 
@@ -375,7 +377,7 @@ fn a_kbs_by_another_ca_is_class_74_and_is_sent_nothing() {
 
 fn plain_http_is_class_78_and_connects_to_nobody() {
     let url = KbsUrl::parse("http://kbs.test:8080").unwrap();
-    let trust = Trust { ca: None, system_roots: false, allow_http: false };
+    let trust = Trust { ca: None, system_roots: false, allow_http: false, clock: &Clock::system() };
     let asked_for_names = || panic!("a name was looked up");
     let error = Client::new(&[url], &trust, Names::with(asked_for_names)).err().unwrap();
     assert_eq!((error.class(), error.class().code(), error.remedy()), (Class::Config, 78, Remedy::Never));

@@ -16,6 +16,7 @@ use crate::finding::{Class, Finding, printable};
 use crate::formats::ear::{EarToken, Status};
 use crate::formats::kbs_uri::KbsUri;
 use crate::guest_api::Info;
+use crate::kbs::probe::{CONFIG, in_words_of};
 use crate::kbs::{Client, Names, Trust};
 use crate::secret::Secret;
 
@@ -49,7 +50,7 @@ impl Endpoint {
             ca: kbs.ca.clone(),
             system_roots: kbs.system_roots,
             allow_http: kbs.allow_http,
-            named_in: "[kbs].url",
+            named_in: CONFIG,
         })
     }
 
@@ -73,7 +74,7 @@ impl Endpoint {
     fn client(&self, clock: &Clock) -> Result<Client, Finding> {
         let Self { ca, system_roots, allow_http, .. } = self;
         let trust = Trust { ca: ca.as_deref(), system_roots: *system_roots, allow_http: *allow_http, clock };
-        Client::new(&self.url, &trust, Names::system()).map_err(|error| error.finding())
+        Client::new(&self.url, &trust, Names::system()).map_err(|error| in_words_of(self.named_in, error.finding()))
     }
 }
 
@@ -81,6 +82,7 @@ impl Endpoint {
 #[derive(Clone)]
 pub struct Road {
     via: Via,
+    named_in: &'static str,
     kind: Kind,
 }
 
@@ -94,7 +96,7 @@ enum Kind {
 impl Road {
     /// The road over CDH.
     pub fn cdh(road: Arc<cdh::Road>) -> Self {
-        Self { via: Via::Cdh, kind: Kind::Cdh(road) }
+        Self { via: Via::Cdh, named_in: CONFIG, kind: Kind::Cdh(road) }
     }
 
     /// Which way it is.
@@ -109,11 +111,12 @@ impl Road {
 
     /// Fetches one resource, at most `max_bytes` long.
     pub async fn fetch(&self, uri: &KbsUri, max_bytes: usize) -> Result<Secret, Finding> {
-        match &self.kind {
+        let fetched = match &self.kind {
             Kind::Rcar(road) => road.fetch(uri, max_bytes).await,
             Kind::Token(road) => road.fetch(uri, max_bytes).await,
-            Kind::Cdh(road) => road.fetch(uri, max_bytes).await,
-        }
+            Kind::Cdh(road) => return road.fetch(uri, max_bytes).await,
+        };
+        fetched.map_err(|finding| in_words_of(self.named_in, finding))
     }
 
     /// The verdict of the attestation that resources were released on, where it is not good: the
@@ -161,7 +164,10 @@ impl Choice<'_> {
                 return Ok(told(Road::cdh(cdh()), &passed_over));
             }
             match self.offered(*via).await? {
-                Ok(kind) => return Ok(told(Road { via: *via, kind }, &passed_over)),
+                Ok(kind) => {
+                    let named_in = self.endpoint.map_or(CONFIG, |endpoint| endpoint.named_in);
+                    return Ok(told(Road { via: *via, named_in, kind }, &passed_over));
+                }
                 Err(why) => passed_over.push(format!("{via}: {why}")),
             }
         }

@@ -111,7 +111,7 @@ impl Drop for Lane<'_> {
 
 impl Http {
     /// `tls` decides whom to trust. No proxy, no redirect, no cookie store, no silent retry.
-    pub(super) fn new(mut tls: ClientConfig, names: Names) -> Result<Self, Problem> {
+    pub(super) fn new(mut tls: ClientConfig, names: &Names) -> Result<Self, Problem> {
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let lane = || Self::lane(tls.clone(), names.clone()).map_err(|_| Problem::Setup);
         let lanes = std::iter::repeat_with(lane).take(MAX_CONNECTIONS).collect::<Result<_, _>>()?;

@@ -115,6 +115,7 @@ pub struct Session {
 impl Client {
     /// For the KBSes at `urls`, tried in this order. Refuses plain http that `trust` does not allow.
     /// Connects to nobody yet.
+    #[allow(clippy::needless_pass_by_value)] // Callers hand over what they made for this.
     pub fn new(urls: &[KbsUrl], trust: &Trust<'_>, names: Names) -> Result<Self, Error> {
         let Some(first) = urls.first() else { return Err(Error::new(Step::Setup, "", Problem::NoUrl)) };
         if let Some(plain) = urls.iter().find(|url| !url.tls && !trust.allow_http && !url.is_loopback()) {
@@ -127,7 +128,7 @@ impl Client {
             tls::client_without_roots(trust.clock)
         };
         let tls = config.map_err(|error| refuse(Problem::Ca(error)))?;
-        let http = Http::new(Arc::unwrap_or_clone(tls.config()), names).map_err(refuse)?;
+        let http = Http::new(Arc::unwrap_or_clone(tls.config()), &names).map_err(refuse)?;
         let shared = Shared {
             urls: urls.to_vec(),
             http,
@@ -261,16 +262,12 @@ impl Challenge {
     /// are none). The very text is hashed here and sent later.
     pub fn bind(self, key: Arc<TeeKey>, additional: String) -> Result<Binding, Error> {
         // As long as the hash is: not every TEE has a field of 64 bytes to pad it to.
-        match RuntimeData::new(self.content.nonce.clone(), key.public().clone()) {
-            Ok(runtime_data) => {
-                let report_data = runtime_data.digest(self.content.hash, &additional);
-                Ok(Binding { challenge: self, key, runtime_data, additional, report_data })
-            }
-            Err(_) => {
-                let problem = Problem::Malformed(Malformed::Challenge);
-                Err(Error::new(Step::Auth, self.client.url(self.place), problem))
-            }
-        }
+        let runtime_data = RuntimeData::new(self.content.nonce.clone(), key.public().clone()).map_err(|_| {
+            let problem = Problem::Malformed(Malformed::Challenge);
+            Error::new(Step::Auth, self.client.url(self.place), problem)
+        })?;
+        let report_data = runtime_data.digest(self.content.hash, &additional);
+        Ok(Binding { challenge: self, key, runtime_data, additional, report_data })
     }
 }
 

@@ -31,7 +31,7 @@ use crate::clock::Clock;
 use crate::config::KbsUrl;
 use crate::formats::kbs_error::{BodyKind, classify_body};
 use crate::tls::{self, TlsProblem};
-pub use report::{CONFIG, Report, Stage, StageName, Verdict};
+pub use report::{CONFIG, Report, Stage, StageName, Verdict, in_words_of};
 
 /// Most bytes of an answer, 64 KiB. A challenge has about 90; a gateway's page is known by its start.
 const MAX_ANSWER: usize = 64 * 1024;

@@ -96,6 +96,19 @@ impl StageName {
     }
 }
 
+/// A finding about the KBS in the words of the document that names it: [`CONFIG`], or another by its
+/// name, whose fields are then the ones to mend.
+pub fn in_words_of(named_in: &str, finding: Finding) -> Finding {
+    if named_in == CONFIG {
+        return finding;
+    }
+    let reword = |text: &str| {
+        text.replace("`[kbs].url`", &format!("the KBS's `url` in {named_in}"))
+            .replace("`[kbs].ca`", &format!("`kbs_cert` in {named_in}"))
+    };
+    Finding { saw: reword(&finding.saw), why: reword(&finding.why), next: reword(&finding.next), ..finding }
+}
+
 impl Report {
     pub(super) fn new(url: KbsUrl, stages: Vec<Stage>, verdict: Verdict) -> Self {
         Self { url, stages, verdict }
@@ -129,15 +142,7 @@ impl Report {
     /// asked for want of a CA. `named_in` is where the KBS was named: [`CONFIG`], or a document by its
     /// name, whose fields are then the ones to mend.
     pub fn finding_named_in(&self, named_in: &str) -> Option<Finding> {
-        let finding = self.finding()?;
-        if named_in == CONFIG {
-            return Some(finding);
-        }
-        let reword = |text: &str| {
-            text.replace("`[kbs].url`", &format!("the KBS's `url` in {named_in}"))
-                .replace("`[kbs].ca`", &format!("`kbs_cert` in {named_in}"))
-        };
-        Some(Finding { saw: reword(&finding.saw), why: reword(&finding.why), next: reword(&finding.next), ..finding })
+        self.finding().map(|finding| in_words_of(named_in, finding))
     }
 
     /// The same for a KBS that `[kbs]` names.
