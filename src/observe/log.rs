@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -17,38 +18,78 @@ use crate::config::{Log, LogFormat};
 /// Every target of ours starts with this.
 const OURS: &str = "countersign";
 
-/// Installs the subscriber for the rest of the process. `banner` is put before every line.
-/// A second call changes nothing.
-pub fn install(log: Log, banner: Option<&'static str>) {
-    let lines = Lines { log, banner };
+/// Most lines that are held before configuration says which of them are wanted. A run has a dozen.
+const MAX_HELD: usize = 64;
+
+/// What is known of the log so far. One for the process, as the subscriber is.
+static STATE: Mutex<State> = Mutex::new(State { log: None, held: Vec::new() });
+
+struct State {
+    log: Option<Log>,
+    held: Vec<(Level, Fields)>,
+}
+
+/// Installs the subscriber for the rest of the process, and holds what is logged until [`install`] says
+/// what is wanted: where configuration comes from is told before there is any. `banner` is put before
+/// every line. A second call changes nothing.
+pub fn hold(banner: Option<&'static str>) {
     // Fails only when a subscriber is there already, which is what a second call finds.
-    let _ = tracing::subscriber::set_global_default(Registry::default().with(lines));
+    let _ = tracing::subscriber::set_global_default(Registry::default().with(Lines { banner }));
+}
+
+/// Writes what was held, and from now on everything that `log` wants, at once. The first call decides.
+pub fn install(log: Log, banner: Option<&'static str>) {
+    hold(banner);
+    let mut state = lock();
+    let log = *state.log.get_or_insert(log);
+    for (level, fields) in std::mem::take(&mut state.held) {
+        if level <= log.level {
+            write(log, banner, level, &fields);
+        }
+    }
+    drop(state);
+    // What each place in the code was told when it first spoke may have changed.
+    tracing::callsite::rebuild_interest_cache();
 }
 
 struct Lines {
-    log: Log,
     banner: Option<&'static str>,
 }
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        *metadata.level() <= self.log.level && is_ours(metadata.target())
+        let most = lock().log.map_or(Level::DEBUG, |log| log.level);
+        *metadata.level() <= most && is_ours(metadata.target())
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let mut line = match self.log.format {
-            LogFormat::Text => fields.text(*event.metadata().level()),
-            LogFormat::Json => fields.json(*event.metadata().level()),
-        };
-        if let Some(banner) = self.banner {
-            line.insert_str(0, banner);
+        let level = *event.metadata().level();
+        let mut state = lock();
+        match state.log {
+            Some(log) if level <= log.level => write(log, self.banner, level, &fields),
+            None if state.held.len() < MAX_HELD => state.held.push((level, fields)),
+            _ => {}
         }
-        line.push('\n');
-        // Nobody reads a failed write to standard error.
-        let _ = std::io::stderr().lock().write_all(line.as_bytes());
     }
+}
+
+fn lock() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(log: Log, banner: Option<&'static str>, level: Level, fields: &Fields) {
+    let mut line = match log.format {
+        LogFormat::Text => fields.text(level),
+        LogFormat::Json => fields.json(level),
+    };
+    if let Some(banner) = banner {
+        line.insert_str(0, banner);
+    }
+    line.push('\n');
+    // Nobody reads a failed write to standard error.
+    let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
 fn is_ours(target: &str) -> bool {

@@ -14,6 +14,7 @@ use clap::error::ErrorKind;
 use crate::cli::{self, Command, Countersign};
 use crate::config::Provenance;
 use crate::finding::{Class, Finding, printable};
+use crate::observe::log;
 use crate::ports::Ports;
 
 /// How a role ended, for the report.
@@ -32,6 +33,7 @@ const KUBECTL_COCO: [&str; 5] = ["TLS_CERT_URI", "TLS_KEY_URI", "CLIENT_CA_URI",
 pub fn run(ports: &Ports, config: fn(&Ports, &cli::Config) -> u8) -> ExitCode {
     harden();
     quiet_panics(ports);
+    log::hold(ports.banner);
     // One catch around everything: a fault of ours is a refusal with a code, not an abort.
     let code = catch_unwind(AssertUnwindSafe(|| dispatch(ports, config))).unwrap_or_else(|_| {
         let result = Err(Finding::new(Class::Bug, "an internal check failed; the line above names its place"));

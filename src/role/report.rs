@@ -1,13 +1,16 @@
 //! The end of a run, told three ways from one finding: standard error, termination message, code.
 
 use super::Ended;
-use crate::config::Provenance;
+use crate::config::{Log, Provenance};
 use crate::finding::{Class, Finding};
+use crate::observe::log;
 use crate::observe::termination::{self, Message};
 use crate::ports::Ports;
 
 /// Tells how a role ended; returns the exit code.
 pub(super) fn end(ports: &Ports, ended: &Ended) -> u8 {
+    // Where the configuration was refused nobody has said what to log: what was held is told now.
+    log::install(Log::default(), ports.banner);
     let provenance = ended.provenance.map(Provenance::label);
     match &ended.result {
         Ok(summary) => {

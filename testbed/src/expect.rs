@@ -5,10 +5,11 @@ use countersign::finding::Class;
 use crate::world::Run;
 
 /// First words that a `next` may have: it tells somebody to do something.
-const VERBS: [&str; 37] = [
-    "add", "allow", "change", "check", "choose", "compare", "copy", "correct", "deliver", "exclude", "find", "give",
-    "issue", "list", "mount", "move", "name", "put", "raise", "read", "register", "remove", "rename", "replace",
-    "renew", "report", "run", "seal", "set", "start", "turn", "unmount", "upgrade", "upload", "use", "wait", "write",
+const VERBS: [&str; 39] = [
+    "add", "allow", "change", "check", "choose", "compare", "copy", "correct", "deliver", "exclude", "expose", "find",
+    "generate", "give", "issue", "list", "mount", "move", "name", "put", "raise", "read", "register", "remove",
+    "rename", "replace", "renew", "report", "run", "seal", "set", "start", "turn", "unmount", "upgrade", "upload",
+    "use", "wait", "write",
 ];
 
 /// Whether a next step starts with a verb.
