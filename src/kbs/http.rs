@@ -113,7 +113,7 @@ impl Http {
     /// `tls` decides whom to trust. No proxy, no redirect, no cookie store, no silent retry.
     pub(super) fn new(mut tls: ClientConfig, names: &Names) -> Result<Self, Problem> {
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let lane = || Self::lane(tls.clone(), names.clone()).map_err(|_| Problem::Setup);
+        let lane = move || Self::lane(tls.clone(), names.clone()).map_err(|_| Problem::Setup);
         let lanes = std::iter::repeat_with(lane).take(MAX_CONNECTIONS).collect::<Result<_, _>>()?;
         let free = Mutex::new((0..MAX_CONNECTIONS).rev().collect());
         Ok(Self { lanes, free, turns: Semaphore::new(MAX_CONNECTIONS) })
