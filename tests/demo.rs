@@ -8,10 +8,16 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use countersign_testbed::guest_signer::Signer;
+use countersign_testbed::kbs::{Kbs, Policy, RunningKbs};
+use countersign_testbed::pki::Ca;
+use countersign_testbed::tee::{Document, Guest, SnpGuest};
+use countersign_testbed::world::RunningSigner;
 use countersign_testbed::{ActiveSwap, GuestApi, Run, World, runner};
 
 /// Never printed: the demo checks that it arrived, and that no output holds it.
@@ -26,6 +32,9 @@ const API_KEY_RESOURCE: &str = "kbs:///payments/api/key";
 /// Where the same secret is for `curl`.
 const URL: &str = "http://127.0.0.1:8006/cdh/resource/payments/db/password";
 
+/// The first step of the direct road.
+const DIRECT: usize = 6;
+
 /// A step's title, and what it does.
 type Step = (&'static str, fn() -> Told);
 
@@ -37,14 +46,22 @@ fn main() -> ExitCode {
         return code;
     }
     println!("countersign, step by step. A double stands in for the guest's REST service; the rest is real.");
-    let steps: [Step; 5] = [
+    let steps: [Step; 7] = [
         ("The KBS releases a secret: `countersign get`", one_secret),
         ("A list of secrets, all or nothing: `countersign init`", a_list_of_secrets),
         ("The KBS says no", a_refusal),
         ("The same refusal, with the `curl` line that people use today", the_same_with_curl),
         ("The destination is a disk", a_disk),
+        ("A guest that proves itself: initdata, hardware, KBS", a_measured_guest),
+        ("One space is added to its initdata", one_space),
     ];
     for (number, (title, step)) in steps.into_iter().enumerate() {
+        if number + 1 == DIRECT {
+            println!(
+                "\nNow the direct road. `countersign-sim` is the same library with a simulated SEV-SNP processor; the KBS \
+                 is a double that verifies what it is shown, and holds the secrets."
+            );
+        }
         println!("\n{}. {title}", number + 1);
         if let Err(problem) = step() {
             println!("\nThe demo ends here: {problem}");
@@ -145,6 +162,69 @@ fn a_disk() -> Told {
     match world.guest_api().count() {
         0 => say("exit code 73, and 0 requests reached the guest: it was refused before anything was fetched"),
         count => return Err(format!("{count} requests reached the guest before the destination was refused")),
+    }
+    Ok(())
+}
+
+/// A simulated guest, its processor, its KBS and the initdata that it was launched with.
+struct Measured {
+    world: World,
+    kbs: RunningKbs,
+    signer: RunningSigner,
+    initdata: Document,
+    set: PathBuf,
+}
+
+fn measured() -> Result<Measured, String> {
+    let (world, memory) = world(GuestApi::healthy())?;
+    let set = memory.join("secrets");
+    // In a namespace of our own every port is free; where there is none, this one is.
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let address = free.map_err(|error| format!("there is no free port on loopback: {error}"))?.to_string();
+    let ca = Ca::new("the KBS's CA");
+    let kbs = Kbs::healthy()
+        .tls(ca.leaf(&["127.0.0.1"]))
+        .resource("payments/db/password", PASSWORD)
+        .resource("payments/api/key", API_KEY)
+        .policy(Policy::Affirming)
+        .reference(&Guest::Snp(SnpGuest::genoa()));
+    let kbs = world.kbs(&address, kbs);
+    let initdata = Document::of_kbs(&kbs.url(), ca.pem()).countersign(&format!(
+        "version = 1\nserial = 1\n[secrets]\ndirectory = \"{}\"\n[[secrets.file]]\npath = \"db/password\"\nfrom = \
+         \"{RESOURCE}\"\n[[secrets.file]]\npath = \"api/key\"\nfrom = \"{API_KEY_RESOURCE}\"\n",
+        set.display()
+    ));
+    let signer = world.signer(Signer::answering("snp").launched_with(&initdata.digest()));
+    Ok(Measured { world, kbs, signer, initdata, set })
+}
+
+fn a_measured_guest() -> Told {
+    let Measured { world, kbs, signer, initdata, set } = measured()?;
+    say("the initdata: which KBS, its CA, which secrets. Its digest is in HOST_DATA of the guest's report.");
+    say("$ countersign init      (no setting in the environment, no argument)");
+    let run = world.sim(&["init"]).tee(&signer).initdata(&initdata.text()).without_capabilities().run();
+    show(&run)?;
+    expect(&run, 0)?;
+    published(&world, &set.join("db/password"), PASSWORD)?;
+    published(&world, &set.join("api/key"), API_KEY)?;
+    match kbs.attestations() {
+        1 => say("two secrets, and the KBS was shown evidence once"),
+        other => return Err(format!("the KBS was shown evidence {other} times")),
+    }
+    Ok(())
+}
+
+fn one_space() -> Told {
+    let Measured { world, kbs, signer, initdata, set } = measured()?;
+    let edited = initdata.text().replacen("version = 1", "version =  1", 1);
+    say("somebody who may edit ConfigMaps changes the mounted initdata; the hardware keeps what it was launched with");
+    let run = world.sim(&["init"]).tee(&signer).initdata(&edited).without_capabilities().run();
+    show(&run)?;
+    expect(&run, 80)?;
+    nothing_in(&world, &set)?;
+    match kbs.requests().len() {
+        0 => say("exit code 80, nothing was written, and the KBS was not even asked"),
+        other => return Err(format!("{other} requests reached the KBS")),
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { first: Duration::from_secs(1), longest: Duration::from_secs(30) }
+        Self { first: Duration::from_secs(1), longest: Duration::from_secs(10) }
     }
 }
 
