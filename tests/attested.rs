@@ -26,6 +26,8 @@ countersign_testbed::main! {
     refused_initdata_where_the_guest_was_launched_without [Namespaces],
     refused_initdata_that_nothing_can_prove [Namespaces],
     refused_initdata_that_does_not_parse [Namespaces],
+    refused_initdata_that_is_there_and_cannot_be_read [Namespaces],
+    refused_agent_that_is_there_and_fails [Namespaces],
     evidence_that_is_not_parsed_is_vouched_for_by_the_token [Namespaces],
     the_kbs_of_proven_initdata_delivers [Namespaces],
     refused_delivery_that_another_workload_was_meant_for [Namespaces],
@@ -240,6 +242,38 @@ fn refused_initdata_that_does_not_parse() {
         pod.mounted(text).run().refused(Class::InitdataMismatch);
     }
     assert_eq!(pod.world.guest_api().fetched(), 0);
+}
+
+fn refused_initdata_that_is_there_and_cannot_be_read() {
+    let pod = Setup::default().pod();
+    let mount = pod.world.directory().join("mounted");
+    let init = || {
+        let command = pod.world.sim(&["init", "--sim-initdata", mount.to_str().unwrap()]);
+        command.env("COUNTERSIGN_SECRETS", "password=kbs:///attacker/db/password").run()
+    };
+    let file = mount.join("initdata.toml");
+    std::fs::create_dir_all(&mount).unwrap();
+    std::fs::write(mount.join("init-data"), &pod.initdata).unwrap();
+    assert!(init().refused(Class::Config).next_step().contains("initdata.toml"), "another key");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
+    init().refused(Class::Config);
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, vec![b'#'; 1024 * 1024 + 1]).unwrap();
+    assert!(init().refused(Class::Config).saw().contains("too large"), "longer than a ConfigMap");
+    assert_eq!(pod.world.guest_api().fetched(), 0);
+}
+
+fn refused_agent_that_is_there_and_fails() {
+    // What the agent might have to say of initdata must not be passed over.
+    for answer in [Answer::Garbage, Answer::LoginPage200, Answer::Status("500 Oops".to_owned(), b"x".to_vec())] {
+        let pod = Setup::default().with(|api| api.path("/info", [answer]));
+        pod.init().env("COUNTERSIGN_SECRETS", "password=kbs:///payments/db/password").run().refused(Class::GuestApi);
+    }
+    let failed = Answer::Status("500 Internal Server Error".to_owned(), b"rpc status".to_vec());
+    let pod = Setup::default().with(|api| api.path("/aa/token?token_type=kbs", [failed]));
+    let run = pod.init().env("COUNTERSIGN_SECRETS", "password=kbs:///payments/db/password").run();
+    let run = run.refused(Class::EvidenceRejected);
+    assert!(run.next_step().contains("aa.toml"), "{}", run.output());
 }
 
 fn evidence_that_is_not_parsed_is_vouched_for_by_the_token() {

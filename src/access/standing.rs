@@ -12,7 +12,7 @@ use super::{Deadline, token};
 use crate::appraise::launch::LaunchField;
 use crate::config::Via;
 use crate::finding::{Class, Finding};
-use crate::guest_api::{self, GuestApi, Info, Passport};
+use crate::guest_api::{self, Asked, GuestApi, Info, Passport};
 use crate::ports::Ports;
 use crate::ports::tsm_fs::TsmFs;
 use crate::tsm::{self, Boot, SevGuest, Tsm};
@@ -128,7 +128,7 @@ impl Standing {
     }
 
     /// What the guest's REST service says of itself. A refused connection is waited out early in boot.
-    pub async fn info(&self) -> Result<&Info, guest_api::Error> {
+    async fn info(&self) -> Result<&Info, guest_api::Error> {
         let asked = self.info.get_or_init(|| async {
             loop {
                 let Ok(answer) = timeout_at(self.deadline.at(), self.api.info()).await else {
@@ -144,6 +144,16 @@ impl Standing {
             }
         });
         asked.await.as_ref().map_err(|error| *error)
+    }
+
+    /// What the agent behind the REST service says of itself. `None` where its feature is off or there is
+    /// no such service; a service that is there and fails is a refusal.
+    pub async fn agent(&self) -> Result<Option<&Info>, Finding> {
+        match self.info().await {
+            Ok(info) => Ok(Some(info).filter(|info| info.attestation)),
+            Err(error) if error.is_absent() => Ok(None),
+            Err(error) => Err(error.finding(Asked::Info)),
+        }
     }
 
     /// The guest's REST service.

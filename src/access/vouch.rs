@@ -7,7 +7,7 @@
 //! agent's answers stand in, which any process of the pod could give in its place: so they count
 //! only where a generated agent policy says which processes there are.
 
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
 use base64::Engine as _;
@@ -79,14 +79,15 @@ pub async fn vouched(standing: &Standing) -> Result<Option<MeasuredConfig>, Find
 
 /// The initdata that is mounted for us, if it is. Not believed.
 pub fn mounted(mount: &Path) -> Result<Option<Initdata>, Finding> {
-    let Some((path, bytes)) = KEYS
-        .iter()
-        .map(|key| mount.join(key))
-        .chain([mount.to_path_buf()])
-        .find_map(|path| read(&path).map(|bytes| (path, bytes)))
-    else {
-        return Ok(None);
-    };
+    let mut found = None;
+    for path in KEYS.iter().map(|key| mount.join(key)).chain([mount.to_path_buf()]) {
+        // What is there and cannot be read must not count as absent: less would be believed, silently.
+        if let Some(bytes) = read(&path).map_err(|kind| unreadable(&path, kind))? {
+            found = Some((path, bytes));
+            break;
+        }
+    }
+    let Some((path, bytes)) = found else { return no_known_key(mount) };
     Initdata::parse(&bytes).map(Some).map_err(|error| {
         Finding::new(Class::InitdataMismatch, format!("the initdata in {} {error}", path.display()))
             .why("what does not parse is not what this guest was launched with: its own services have read theirs")
@@ -94,15 +95,44 @@ pub fn mounted(mount: &Path) -> Result<Option<Initdata>, Finding> {
     })
 }
 
-fn read(path: &Path) -> Option<Vec<u8>> {
+/// `None` where there is no such file.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, ErrorKind> {
     // Asked before opening: opening a pipe would wait for a writer that never comes.
-    if !std::fs::metadata(path).ok()?.is_file() {
-        return None;
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => {}
+        Ok(metadata) if metadata.is_dir() => return Ok(None),
+        Ok(_) => return Err(ErrorKind::InvalidInput),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) => return Err(error.kind()),
     }
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).ok()?;
-    file.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+    let file = std::fs::File::open(path).map_err(|error| error.kind())?;
+    // One byte more than may be: what is cut must not parse.
+    file.take(MAX_BYTES.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| error.kind())?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_BYTES) {
+        return Err(ErrorKind::FileTooLarge);
+    }
+    Ok(Some(bytes))
+}
+
+fn unreadable(path: &Path, kind: ErrorKind) -> Finding {
+    Finding::new(Class::Config, format!("the initdata in {} cannot be read: {kind}", path.display()))
+        .why("it may hold the configuration of this pod; without it less would be believed, and nobody would know")
+        .next(format!(
+            "mount the ConfigMap of the initdata there as plain files that this uid may read, of 1 MiB at most ({})",
+            path.display()
+        ))
+}
+
+/// A directory without any of the names: empty, it is an optional `ConfigMap` that is not there.
+fn no_known_key(mount: &Path) -> Result<Option<Initdata>, Finding> {
+    let others = std::fs::read_dir(mount).map_or(0, Iterator::count);
+    if others == 0 {
+        return Ok(None);
+    }
+    Err(Finding::new(Class::Config, format!("{} is mounted and holds no initdata", mount.display()))
+        .why(format!("it is looked for under the names {}", KEYS.join(", ")))
+        .next("rename the key of the initdata's ConfigMap to `initdata.toml`"))
 }
 
 async fn prove(standing: &Standing, initdata: &Initdata) -> Result<Option<MeasuredConfig>, Finding> {
@@ -118,10 +148,8 @@ async fn prove(standing: &Standing, initdata: &Initdata) -> Result<Option<Measur
             Err(refusal) => return Err(refusal.finding.clone()),
         }
     }
-    let tee = match standing.info().await {
-        Ok(info) if info.attestation => info.tee.clone().unwrap_or_default(),
-        _ => return unproven(initdata, standing),
-    };
+    let Some(agent) = standing.agent().await? else { return unproven(initdata, standing) };
+    let tee = agent.tee.clone().unwrap_or_default();
     if let Some(field) = agents_field(standing, &tee).await? {
         compare(&field, initdata, standing)?;
         let by = format!("{} of the attestation agent's evidence", field.name);
@@ -287,7 +315,7 @@ fn late() -> Finding {
 /// The initdata in the attestation result that the agent gets for this guest. `None` where the agent
 /// is not there, where the guest was launched without initdata, or where nobody checked it.
 async fn by_token(standing: &Standing) -> Result<Option<MeasuredConfig>, Finding> {
-    if !standing.info().await.is_ok_and(|info| info.attestation) {
+    if standing.agent().await?.is_none() {
         return Ok(None);
     }
     let passport = standing.fetch_passport().await?;

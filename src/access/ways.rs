@@ -197,10 +197,8 @@ impl Choice<'_> {
                 Err(Refusal { finding, .. }) => return Err(finding.clone()),
             },
             Via::AaEvidence | Via::AaToken | Via::Cdh => {
-                let info = match self.standing.info().await {
-                    Ok(info) if info.attestation => info,
-                    Ok(_) => return Ok(Err("the guest's REST service has its feature `attestation` off".to_owned())),
-                    Err(error) => return Ok(Err(format!("the guest's REST service {error}"))),
+                let Some(info) = self.standing.agent().await? else {
+                    return Ok(Err("the guest's REST service has its feature `attestation` off".to_owned()));
                 };
                 if via == Via::AaToken {
                     let attester = ByToken::new(self.standing.api(), self.standing.take_passport().await);

@@ -138,6 +138,12 @@ impl Error {
         matches!(self, Self::Connect { refused: true })
     }
 
+    /// Whether the guest does not offer what was asked for: nothing listens, or a service that knows
+    /// nothing of it. All else is a service that is there and fails.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Connect { refused: true } | Self::UrlNotFound | Self::FeatureOff { .. })
+    }
+
     /// Whether it is CDH's one answer to every cause, so that the reason has to be found elsewhere.
     pub fn is_cdh_failure(&self) -> bool {
         matches!(self, Self::CdhFailed)
