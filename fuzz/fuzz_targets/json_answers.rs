@@ -1,7 +1,9 @@
-//! Any body → the class of a KBS's refusal, the probe's verdict on it, and a key, or a refusal.
+//! Any body → the class of a KBS's refusal, the probe's verdict on it, a key, and what an attestation
+//! result says of initdata, or a refusal.
 
 #![no_main]
 
+use countersign::formats::initdata::Content;
 use countersign::formats::jwk::EcPublicJwk;
 use countersign::formats::kbs_error;
 use countersign::formats::sealed;
@@ -15,4 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let _ = EcPublicJwk::parse(bytes);
     let _ = sealed::payload_name(bytes);
+    if let Ok(claims) = serde_json::from_slice(bytes) {
+        let _ = Content::from_claims(&claims);
+    }
 });
