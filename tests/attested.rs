@@ -359,20 +359,17 @@ fn the_first_way_of_via_that_is_offered_is_taken() {
         ("\"aa-token\", \"aa-evidence\"", "aa-token"),
         ("\"configfs-tsm\", \"aa-evidence\"", "aa-evidence"),
     ] {
-        let pod = Setup { config: Some(format!("kbs = {{ via = [{via}] }}")), ..Setup::default() };
-        // A list without `cdh` needs a KBS; initdata's own is one, which the document cannot know.
-        let pod = if via.contains("cdh") { pod.pod() } else { with_url(via) };
+        let pod = with_via(via);
         pod.released(pod.mounted(&pod.initdata).run(), "guest-attested", taken);
     }
-    let pod = with_url("\"configfs-tsm\", \"sev-guest\"");
+    let pod = with_via("\"configfs-tsm\", \"sev-guest\"");
     let run = pod.mounted(&pod.initdata).run().refused(Class::NoEvidence);
     assert!(run.saw().contains("configfs-tsm: ") && run.saw().contains("sev-guest: "), "{}", run.output());
 }
 
-/// A pod whose configuration names the KBS itself, in the clear on loopback.
-fn with_url(via: &str) -> Pod {
-    let config = Some(format!("kbs = {{ url = [\"http://{KBS}\"], via = [{via}] }}"));
-    Setup { config, https: false, ..Setup::default() }.pod()
+/// A pod whose configuration names the ways and leaves the KBS to `aa.toml`.
+fn with_via(via: &str) -> Pod {
+    Setup { config: Some(format!("kbs = {{ via = [{via}] }}")), ..Setup::default() }.pod()
 }
 
 fn a_token_that_the_kbs_forgot_is_fetched_anew() {

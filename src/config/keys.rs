@@ -147,7 +147,7 @@ pub const KEYS: &[Key] = &[
     key("for.workload", Kind::Text(&WORKLOAD), ALL, "Name of the Deployment, StatefulSet, Job, …").required().env("COUNTERSIGN_WORKLOAD"),
 
     key("kbs", Kind::Table, ALL, "How to reach the KBS."),
-    key("kbs.url", Kind::Texts { of: &KBS_URL, min: 0, max: 8 }, ALL, "Addresses, tried in order. May be empty with `via = [\"cdh\"]`.").default("[]"),
+    key("kbs.url", Kind::Texts { of: &KBS_URL, min: 0, max: 8 }, ALL, "Addresses, tried in order. May be empty: then initdata names the KBS, or CDH knows it.").default("[]"),
     key("kbs.ca", Kind::Text(&PEM), ALL, "The ONLY roots that https to the KBS trusts (unless `system_roots`)."),
     key("kbs.system_roots", Kind::Bool, ALL, "Trust the web's roots too.").default("false"),
     key("kbs.allow_http", Kind::Bool, ALL, "Let `url` be plain http outside loopback. Secrets stay encrypted; who sent them is not proven. Not in an unmeasured file.").default("false"),

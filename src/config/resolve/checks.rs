@@ -85,7 +85,8 @@ pub(super) fn kbs(kbs: &RawKbs, provenance: Provenance) -> Vec<Complaint> {
             "can only be `cdh` in an unmeasured document: another way would trust a KBS that nobody vouches for",
             "write `via = [\"cdh\"]`, or deliver the document through initdata or the KBS",
         ));
-    } else if kbs.url.is_empty() && !via.contains(&Via::Cdh) {
+    } else if kbs.url.is_empty() && !via.contains(&Via::Cdh) && provenance == Provenance::DeliveredUnproven {
+        // Whatever is believed more came with initdata, which names a KBS too.
         complaints.push(complain(
             "kbs.via",
             "names only ways that need `url`, and there is none",

@@ -182,7 +182,10 @@ fn an_unmeasured_document_goes_through_the_guest_only() {
 #[test]
 fn a_way_that_needs_an_address_needs_one() {
     let text = format!("{ONE_FILE}[kbs]\nvia = [\"aa-token\"]\n");
-    refused(measured(&text), "countersign.toml:6: kbs.via: names only ways that need `url`");
+    assert!(measured(&text).is_ok(), "initdata names a KBS beside it");
+    let ours = text.replacen("version = 1", "version = 1\nfor = { namespace = \"payments\", workload = \"api\" }", 1);
+    let unproven = with(&ours, Provenance::DeliveredUnproven, &[]);
+    refused(unproven, "countersign.toml:7: kbs.via: names only ways that need `url`");
 }
 
 #[test]
