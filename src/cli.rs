@@ -1,10 +1,14 @@
 //! The command lines of both binaries. Plain types: what they mean is decided by the roles and tools.
 
+mod initdata;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Provenance;
+
+pub use initdata::{Configmap, DigestFormat, Initdata, New};
 
 /// What happens inside a confidential pod before the app may trust anything.
 #[derive(Debug, Parser)]
@@ -88,47 +92,12 @@ pub struct Kubectl {
 /// The tools of this release.
 #[derive(Debug, Subcommand)]
 pub enum Tool {
-    /// Write and pack initdata: what the hardware commits to before the guest starts
+    /// Write, check and pack initdata: what the hardware commits to before the guest starts
     #[command(subcommand)]
     Initdata(Initdata),
     /// Check or explain a configuration
     #[command(subcommand)]
     Config(Config),
-}
-
-/// Commands of `initdata`.
-#[derive(Debug, Subcommand)]
-pub enum Initdata {
-    /// Print a commented initdata that names the KBS and its CA
-    #[command(after_help = "\
-Examples:
-  kubectl countersign initdata new --kbs-url https://kbs.example:8443 --kbs-ca ca.pem > initdata.toml
-  kubectl countersign initdata new --kbs-url https://kbs.example:8443 --kbs-ca ca.pem --policy policy.rego > initdata.toml")]
-    New(New),
-    /// Print the value of the pod annotation for an initdata file
-    #[command(after_help = "\
-Examples:
-  kubectl countersign initdata pack initdata.toml
-  kubectl annotate --local -f pod.yaml -o yaml io.katacontainers.config.hypervisor.cc_init_data=\"$(kubectl countersign initdata pack initdata.toml)\"")]
-    Pack {
-        /// The initdata file
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-    },
-}
-
-/// Arguments of `initdata new`.
-#[derive(Debug, Args)]
-pub struct New {
-    /// https URL of the KBS
-    #[arg(long, value_name = "URL")]
-    pub kbs_url: String,
-    /// PEM file with the CA of the KBS's certificate
-    #[arg(long, value_name = "FILE")]
-    pub kbs_ca: Option<PathBuf>,
-    /// The kata-agent policy of the pod (genpolicy writes it)
-    #[arg(long, value_name = "FILE")]
-    pub policy: Option<PathBuf>,
 }
 
 /// Commands of `config`, the same in both binaries.

@@ -75,6 +75,14 @@ impl Ports {
         print_lines(&mut std::io::stdout().lock(), self.banner, text);
     }
 
+    /// Writes to standard output exactly these bytes, for what another program reads. A closed pipe
+    /// ends it quietly.
+    pub fn write(&self, bytes: &[u8]) {
+        use std::io::Write as _;
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(bytes).and_then(|()| out.flush());
+    }
+
     /// Prints to standard error, the banner before every line.
     pub fn say_err(&self, text: &str) {
         print_lines(&mut std::io::stderr().lock(), self.banner, text);

@@ -2,7 +2,7 @@
 //! `kubectl-countersign` only, which is never in the image.
 
 pub mod config;
-mod initdata;
+pub mod initdata;
 
 use std::process::ExitCode;
 
@@ -17,7 +17,7 @@ use crate::ports::Ports;
 pub fn run(ports: &Ports) -> ExitCode {
     let code = match Kubectl::try_parse_from(&ports.args) {
         Ok(Kubectl { command: Tool::Config(command) }) => run_config(ports, &command),
-        Ok(Kubectl { command: Tool::Initdata(command) }) => finish(ports, initdata::run(&command)),
+        Ok(Kubectl { command: Tool::Initdata(command) }) => run_initdata(ports, &command),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             finish(ports, Ok(error.to_string()))
         }
@@ -43,6 +43,19 @@ pub fn run_config(ports: &Ports, command: &cli::Config) -> u8 {
     ports.say_err(&String::from_utf8_lossy(&err));
     // Writing to memory does not fail.
     ended.unwrap_or(Class::Bug.code())
+}
+
+fn run_initdata(ports: &Ports, command: &cli::Initdata) -> u8 {
+    match initdata::run(ports, command) {
+        Ok(output) => {
+            ports.write(&output.out);
+            for line in &output.err {
+                ports.say_err(line);
+            }
+            output.code
+        }
+        Err(finding) => finish(ports, Err(finding)),
+    }
 }
 
 fn finish(ports: &Ports, result: Result<String, Finding>) -> u8 {

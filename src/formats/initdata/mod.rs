@@ -20,6 +20,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 mod content;
+pub mod launch;
 mod policy;
 
 pub use content::Content;
@@ -61,6 +62,17 @@ pub enum Algorithm {
     Sha512,
 }
 
+impl Algorithm {
+    /// `sha256`, `sha384` or `sha512`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha384 => "sha384",
+            Self::Sha512 => "sha512",
+        }
+    }
+}
+
 /// A KBS as the guest's own services are told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KbsEndpoint {
@@ -93,10 +105,7 @@ pub enum Error {
     #[error("is not text in UTF-8")]
     NotText,
     /// Not the TOML it must be; with the line, counted from 1, where that is known.
-    #[error(
-        "is not TOML with `algorithm`, `version` and a table `data` of texts, and nothing else{}",
-        at_line(*.line)
-    )]
+    #[error("is not TOML with `algorithm`, `version` and a table `data` of texts{}", at_line(*.line))]
     Toml {
         /// Line of the first fault.
         line: Option<usize>,
@@ -115,8 +124,9 @@ pub enum Error {
     Inner(&'static str),
 }
 
+/// Other members are let be: Kata and Trustee do, and some put a name of the pod there for the
+/// KBS's policy. They are measured like everything else.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Raw {
     algorithm: String,
     version: String,

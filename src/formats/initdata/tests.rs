@@ -123,12 +123,21 @@ fn documents_of_another_shape_are_refused() {
         "version = \"0.1.0\"\n[data]\n",
         &document("sha256", "0.1.0", "\"a\" = 7"),
         &document("sha256", "0.1.0", "[data.nested]\na = \"b\""),
-        &document("sha256", "0.1.0", "[datta]"),
+        "algorithm = \"sha256\"\nversion = \"0.1.0\"\n[datta]\n",
         &document("sha256", "0.1.0", "a = \"1\"\na = \"2\""),
         "not toml",
     ] {
         assert!(matches!(refused(text), Error::Toml { .. }), "{text}");
     }
+}
+
+#[test]
+fn a_key_beside_the_frame_is_let_be_and_measured() {
+    // As Kata and Trustee do: some name the pod there, for the policy of the KBS.
+    let plain = Initdata::parse(document("sha256", "0.1.0", "").as_bytes()).unwrap();
+    let named = Initdata::parse(format!("pod_name = \"pod1\"\n{}", plain.toml()).as_bytes()).unwrap();
+    assert_ne!(plain.digest(), named.digest());
+    assert_eq!(named.names().count(), 0);
 }
 
 #[test]

@@ -1,0 +1,100 @@
+//! `kubectl countersign initdata …`: written, packed, compared and checked by the people who own
+//! what the hardware commits to.
+//!
+//! Initdata holds no secrets: the KBS and every verifier see it whole. So these tools may show it.
+
+mod configmap;
+mod diff;
+mod digest;
+mod new;
+mod pack;
+mod unpack;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::cli::Initdata as Command;
+use crate::finding::{Class, Finding};
+use crate::formats::initdata::{Initdata, MAX_TOML};
+use crate::ports::Ports;
+
+/// What a command prints, and its exit code.
+pub(super) struct Output {
+    /// For standard output, byte for byte.
+    pub(super) out: Vec<u8>,
+    /// For standard error, a line each.
+    pub(super) err: Vec<String>,
+    /// The exit code.
+    pub(super) code: u8,
+}
+
+impl Output {
+    fn text(out: impl Into<Vec<u8>>) -> Self {
+        Self { out: out.into(), err: Vec::new(), code: 0 }
+    }
+}
+
+pub(super) fn run(_ports: &Ports, command: &Command) -> Result<Output, Finding> {
+    match command {
+        Command::New(arguments) => new::run(arguments).map(Output::text),
+        Command::Pack { file } => pack::run(file).map(Output::text),
+        Command::Unpack { file, to } => unpack::run(file, to.as_deref()),
+        Command::Digest { file, format } => digest::run(file, *format).map(Output::text),
+        Command::Diff { old, new } => diff::run(old, new),
+        Command::Configmap(arguments) => configmap::run(arguments).map(Output::text),
+    }
+}
+
+/// Reads a file, or standard input for `-`, of at most [`MAX_TOML`] bytes: no form of initdata is
+/// longer. What does not end (a device, a pipe) is cut off and refused.
+fn read(path: &Path) -> Result<Vec<u8>, Finding> {
+    let limit = u64::try_from(MAX_TOML).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    let ended = if path.as_os_str() == "-" {
+        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)
+    } else {
+        File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
+    };
+    ended.map_err(|error| {
+        refuse(format!("{} cannot be read: {}", path.display(), error.kind()))
+            .next(format!("correct the path {}", path.display()))
+    })?;
+    if bytes.len() > MAX_TOML {
+        return Err(refuse(format!("{} is longer than 4 MiB", path.display()))
+            .next(format!("correct the path {}: no initdata is that long", path.display())));
+    }
+    Ok(bytes)
+}
+
+/// The same, as text.
+fn read_text(path: &Path) -> Result<String, Finding> {
+    String::from_utf8(read(path)?).map_err(|_| {
+        refuse(format!("{} is not text in UTF-8", path.display()))
+            .next(format!("write {} as plain text", path.display()))
+    })
+}
+
+/// The same, parsed.
+fn load(path: &Path) -> Result<Initdata, Finding> {
+    Initdata::parse(&read(path)?).map_err(|error| {
+        Finding::new(Class::Config, format!("{}: the initdata {error}", path.display()))
+            .why("Kata, the attestation agent and Trustee would refuse it too, or crash on it")
+            .next(format!("run `kubectl countersign initdata check {}` and correct what it names", path.display()))
+    })
+}
+
+fn refuse(saw: String) -> Finding {
+    Finding::new(Class::Usage, saw)
+        .why("initdata is what the hardware vouches for: it is written from checked parts only")
+        .next("run `kubectl countersign initdata --help` and correct the command")
+}
+
+/// Lower-case hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len().saturating_mul(2)), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
