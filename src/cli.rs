@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::Provenance;
 
-pub use initdata::{Configmap, DigestFormat, Initdata, New};
+pub use initdata::{Check, Configmap, DigestFormat, Initdata, New};
 
 /// What happens inside a confidential pod before the app may trust anything.
 #[derive(Debug, Parser)]

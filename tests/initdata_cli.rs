@@ -74,7 +74,7 @@ fn the_digest_is_what_the_hardware_holds() {
     let digest: Value = serde_json::from_str(&desk.run(&["digest", "--format", "json", "i.toml"]).ok()).unwrap();
     let of = |field: &str| digest[field]["hex"].as_str().unwrap().to_owned();
     assert_eq!(of("digest"), of("mrconfigid"));
-    assert_eq!(of("host_data"), of("digest")[..64]);
+    assert!(of("digest").starts_with(&of("host_data")) && of("host_data").len() == 64);
     assert_eq!(of("cca_rpv"), of("digest") + &"0".repeat(32));
     assert_eq!(digest["azure_pcr8"], Value::Null);
     assert_eq!(digest["pins"]["init_data"][0], of("host_data"));
@@ -139,14 +139,14 @@ fn a_release_is_an_immutable_configmap_and_a_pointer() {
     desk.write("i.toml", PLAIN);
     let run = desk.run(&["configmap", "--workload", "api", "--namespace", "payments", "i.toml"]);
     let text = run.ok();
-    let digest: String =
-        Initdata::parse(PLAIN.as_bytes()).unwrap().digest()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = Initdata::parse(PLAIN.as_bytes()).unwrap().digest();
+    let digest = format!("{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]);
     let annotation = desk.run(&["pack", "i.toml"]).ok();
     for part in [
         format!("  name: \"api-{digest}\"\n  namespace: \"payments\"\n"),
         "\nimmutable: true\n".to_owned(),
         format!("  INITDATA: {annotation}"),
-        format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: \"api\"\n"),
+        "---\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: \"api\"\n".to_owned(),
         format!("  initdata-configmap: \"api-{digest}\"\n"),
     ] {
         assert!(text.contains(&part), "{part} in {text}");

@@ -37,6 +37,14 @@ Examples:
         #[arg(long, value_name = "DIR")]
         to: Option<PathBuf>,
     },
+    /// Name every mistake, with its line, why it matters and what to do
+    #[command(after_help = "\
+Every rule: docs/initdata-checks.md. Exit code 78 when something is refused, 0 with warnings alone.
+
+Examples:
+  kubectl countersign initdata check initdata.toml
+  kubectl countersign initdata check --prod --pod rendered.yaml initdata.toml")]
+    Check(Check),
     /// Print what the hardware will hold, and where each value goes
     #[command(after_help = "\
 Examples:
@@ -63,7 +71,7 @@ Examples:
         #[arg(value_name = "NEW")]
         new: PathBuf,
     },
-    /// Print the ConfigMaps of a release: an immutable one, and the pointer to it
+    /// Print the objects (`ConfigMap`) of a release: an immutable one, and the pointer to it
     #[command(after_help = "\
 Examples:
   kubectl countersign initdata configmap --workload api --namespace payments initdata.toml | kubectl apply -f -
@@ -92,6 +100,26 @@ pub struct New {
     /// The kata-agent policy of the pod (genpolicy writes it)
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
+}
+
+/// Arguments of `initdata check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The initdata
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Refuse what production must not have: above all an absent or permissive agent policy
+    #[arg(long)]
+    pub prod: bool,
+    /// Also hold it to the limits of peer pods, whose initdata travels in the cloud's user data
+    #[arg(long)]
+    pub peer_pods: bool,
+    /// Evaluate the images and the annotation of this rendered manifest (YAML or JSON)
+    #[arg(long, value_name = "FILE")]
+    pub pod: Option<PathBuf>,
+    /// Print one JSON document, for CI
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `initdata configmap`.

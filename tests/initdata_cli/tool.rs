@@ -1,5 +1,7 @@
 //! A directory to work in, and the workstation's binary.
 
+#![allow(dead_code)] // Each test file uses a part of it.
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -9,18 +11,18 @@ use countersign_testbed::expect::starts_with_a_verb;
 use countersign_testbed::pki::Ca;
 
 /// A directory of its own, gone with the value.
-pub struct Desk(PathBuf);
+pub(crate) struct Desk(PathBuf);
 
 /// What a run said.
 #[derive(Debug)]
-pub struct Said {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Desk {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("countersign-desk-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
@@ -28,36 +30,36 @@ impl Desk {
         Self(path)
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).unwrap();
     }
 
-    pub fn read(&self, name: &str) -> String {
+    pub(crate) fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).unwrap()
     }
 
     /// Writes the certificate of a new CA, and returns it.
-    pub fn ca(&self, name: &str) -> String {
+    pub(crate) fn ca(&self, name: &str) -> String {
         let ca = Ca::new("KBS CA");
         self.write(name, ca.pem());
         ca.pem().to_owned()
     }
 
     /// `kubectl countersign initdata …`, in the directory.
-    pub fn run(&self, arguments: &[&str]) -> Said {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Said {
         self.run_with(arguments, "")
     }
 
-    pub fn run_with(&self, arguments: &[&str], stdin: &str) -> Said {
+    pub(crate) fn run_with(&self, arguments: &[&str], stdin: &str) -> Said {
         self.start(&[&["initdata"], arguments].concat(), stdin)
     }
 
     /// `kubectl countersign …`.
-    pub fn tool(&self, arguments: &[&str]) -> Said {
+    pub(crate) fn tool(&self, arguments: &[&str]) -> Said {
         self.start(arguments, "")
     }
 
@@ -90,14 +92,14 @@ impl Drop for Desk {
 impl Said {
     /// It went well; what it printed.
     #[track_caller]
-    pub fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         assert_eq!((self.code, self.err.as_str()), (0, ""), "{}", self.out);
         self.out
     }
 
     /// It was refused as a whole, in the product's four lines; what it said.
     #[track_caller]
-    pub fn refused(self, code: i32) -> String {
+    pub(crate) fn refused(self, code: i32) -> String {
         assert_eq!(self.code, code, "{}\n{}", self.out, self.err);
         assert!(self.out.is_empty(), "a refusal prints nothing on standard output: {}", self.out);
         let next = self.err.lines().find_map(|line| line.trim().strip_prefix("next: ")).expect("a next step");

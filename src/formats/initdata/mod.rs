@@ -137,16 +137,7 @@ impl Initdata {
     /// Parses any of the three forms. A newline behind the base64 is accepted, since every editor
     /// and `base64` itself write one.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
-        let toml = if bytes.starts_with(GZIP) {
-            inflate(bytes)?
-        } else if bytes.starts_with(BASE64_OF_GZIP) {
-            inflate(&unbase64(bytes)?)?
-        } else if bytes.len() > MAX_TOML {
-            return Err(Error::TooLong);
-        } else {
-            bytes.to_vec()
-        };
-        Self::parse_toml(String::from_utf8(toml).map_err(|_| Error::NotText)?)
+        Self::parse_toml(plain(bytes)?)
     }
 
     fn parse_toml(toml: String) -> Result<Self, Error> {
@@ -248,6 +239,20 @@ impl Initdata {
         let cert = text(cert)?;
         Ok(text("url")?.map(|url| KbsEndpoint { url, cert }))
     }
+}
+
+/// The TOML text of any of the three forms, not parsed yet.
+pub fn plain(bytes: &[u8]) -> Result<String, Error> {
+    let toml = if bytes.starts_with(GZIP) {
+        inflate(bytes)?
+    } else if bytes.starts_with(BASE64_OF_GZIP) {
+        inflate(&unbase64(bytes)?)?
+    } else if bytes.len() > MAX_TOML {
+        return Err(Error::TooLong);
+    } else {
+        bytes.to_vec()
+    };
+    String::from_utf8(toml).map_err(|_| Error::NotText)
 }
 
 fn at_line(line: Option<usize>) -> String {

@@ -3,6 +3,7 @@
 //!
 //! Initdata holds no secrets: the KBS and every verifier see it whole. So these tools may show it.
 
+pub mod check;
 mod configmap;
 mod diff;
 mod digest;
@@ -35,11 +36,12 @@ impl Output {
     }
 }
 
-pub(super) fn run(_ports: &Ports, command: &Command) -> Result<Output, Finding> {
+pub(super) fn run(ports: &Ports, command: &Command) -> Result<Output, Finding> {
     match command {
         Command::New(arguments) => new::run(arguments).map(Output::text),
         Command::Pack { file } => pack::run(file).map(Output::text),
         Command::Unpack { file, to } => unpack::run(file, to.as_deref()),
+        Command::Check(arguments) => check::run(arguments, (ports.wall)()),
         Command::Digest { file, format } => digest::run(file, *format).map(Output::text),
         Command::Diff { old, new } => diff::run(old, new),
         Command::Configmap(arguments) => configmap::run(arguments).map(Output::text),

@@ -1,0 +1,236 @@
+//! The agent policy, judged by its answers.
+
+use serde_json::{Map, Value, json};
+
+use super::document::Document;
+use super::engine::{Answer, Engine};
+use super::images::{self, Images, Verdict};
+use super::pod::{Container, Manifest};
+use super::report::Report;
+use super::request::{Data, Request};
+use super::rules;
+use crate::finding::printable;
+use crate::formats::initdata::{AgentPolicy, policy_data};
+
+/// An image that nobody has.
+const FOREIGN: &str = "registry.invalid/evil/image";
+/// A digest that no image has.
+const DIGEST: &str = "sha256:00000000000000000000000000000000000000000000000000000000deadbeef";
+
+pub(super) fn check(
+    document: &Document<'_>,
+    images: Option<&Images>,
+    manifest: Option<&Manifest>,
+    report: &mut Report,
+) {
+    let section = document.section("policy.rego");
+    let kind = AgentPolicy::of(section.map(|(place, _)| place.text));
+    let Some((place, line)) = section.filter(|_| kind != AgentPolicy::Absent) else {
+        let line = section.map_or(document.data_line, |(_, line)| line);
+        report.at(&rules::POLICY_ABSENT, line, "there is no agent policy (`policy.rego`)");
+        return;
+    };
+    let mut engine = match Engine::new(place.text) {
+        Ok(engine) => engine,
+        Err(fault) => {
+            let at = fault.line.map_or(line, |number| place.nth(number));
+            report.at(&rules::POLICY_REGO, at, format!("the agent policy {}", fault.what));
+            return;
+        }
+    };
+    if kind == AgentPolicy::Permissive {
+        report.at(&rules::POLICY_PERMISSIVE, line, "the agent policy pins no containers");
+    }
+    let mut asked = Asked {
+        engine: &mut engine,
+        place_of: &|name| line_of(place.text, name).map_or(line, |at| place.line(at)),
+        report,
+    };
+    asked.fixed();
+    if kind == AgentPolicy::Generated
+        && let Some(data) = policy_data(place.text).and_then(|text| serde_json::from_str::<Value>(text).ok())
+    {
+        let data_line = line_of(place.text, "policy_data").map_or(line, |at| place.line(at));
+        asked.containers(&data, data_line, images, manifest);
+    } else if asked.shell(&json!({ "container_id": "0", "process": { "Args": ["/bin/sh"], "Env": [] } }), &Map::new()) {
+        let at = (asked.place_of)("ExecProcessRequest");
+        asked.report.at(&rules::POLICY_EXEC, at, "a shell is admitted");
+    }
+    if engine.is_slow() {
+        report.at(&rules::POLICY_REGO, line, "the agent policy does not answer within 5 seconds");
+    }
+}
+
+/// Where a policy first says something about a request: its default, or its first rule.
+fn line_of(policy: &str, name: &str) -> Option<usize> {
+    let at_start = |prefix: &str| policy.find(&format!("\n{prefix}{name}")).map(|at| at.saturating_add(1));
+    at_start("default ").or_else(|| at_start("")).or_else(|| policy.starts_with(name).then_some(0))
+}
+
+struct Asked<'a> {
+    engine: &'a mut Engine,
+    /// The line of the file where the policy speaks of a request.
+    place_of: &'a dyn Fn(&str) -> usize,
+    report: &'a mut Report,
+}
+
+impl Asked<'_> {
+    /// Questions whose answer is the same for every pod.
+    fn fixed(&mut self) {
+        let mut ask = |request: &str, input: &Value| self.engine.ask(request, input, &Map::new()).admitted();
+        let silent = !ask("ReadStreamRequest", &json!({ "container_id": "0", "exec_id": "0", "len": 1 }))
+            && !ask("GetDiagnosticDataRequest", &json!({ "container_id": "0", "log_path": "/dev/termination-log" }));
+        for (rule, request, input, what) in [
+            (&rules::POLICY_FAILURES, "AllowRequestsFailingPolicy", json!({}), "what it refuses is allowed"),
+            (
+                &rules::POLICY_SET,
+                "SetPolicyRequest",
+                json!({ "policy": "package agent_policy" }),
+                "another policy is admitted",
+            ),
+            (&rules::POLICY_SWAP, "AddSwapRequest", json!({ "PCIPath": [1] }), "swap is admitted"),
+            (
+                &rules::POLICY_MOUNTS,
+                "UpdateEphemeralMountsRequest",
+                json!({ "storages": [{ "driver": "ephemeral", "fstype": "tmpfs", "mount_point": "/run/x" }] }),
+                "changed memory mounts are admitted",
+            ),
+        ] {
+            if ask(request, &input) {
+                self.report.at(rule, (self.place_of)(request), what);
+            }
+        }
+        if silent && !ask("AllowRequestsFailingPolicy", &json!({})) {
+            let line = (self.place_of)("ReadStreamRequest");
+            self.report.at(&rules::POLICY_SILENT, line, "neither logs nor the termination message get out");
+        }
+    }
+
+    fn shell(&mut self, input: &Value, state: &Map<String, Value>) -> bool {
+        self.engine.ask("ExecProcessRequest", input, state).admitted()
+    }
+
+    fn creates(&mut self, input: &Value) -> bool {
+        self.engine.ask("CreateContainerRequest", input, &Map::new()).admitted()
+    }
+
+    /// Every container of the data: as it is, and with one thing changed.
+    fn containers(&mut self, data: &Value, line: usize, images: Option<&Images>, manifest: Option<&Manifest>) {
+        let commands = data.pointer("/request_defaults/ExecProcessRequest").is_some_and(has_commands)
+            || data
+                .get("containers")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .any(|c| c.get("exec_commands").is_some_and(not_empty));
+        if commands {
+            self.report.at(&rules::POLICY_COMMANDS, line, "commands are listed that may be executed");
+        }
+        let mut known = Vec::new();
+        for ways in Data::new(data).requests() {
+            let mut admitted = None;
+            for way in &ways {
+                if let Answer::Admitted(operations) = self.engine.ask("CreateContainerRequest", &way.input, &Map::new())
+                {
+                    admitted = Some((way, operations));
+                    break;
+                }
+            }
+            let Some((request, operations)) = admitted else {
+                let name = ways.first().map(|way| printable(&way.name, 63)).unwrap_or_default();
+                self.report.at(&rules::POLICY_OWN, line, format!("its own container `{name}` is not admitted"));
+                continue;
+            };
+            self.variations(request, line, images);
+            if self.shell(&request.exec(), &applied(&operations)) {
+                self.report.at(
+                    &rules::POLICY_EXEC,
+                    (self.place_of)("ExecProcessRequest"),
+                    format!("a shell is admitted in `{}`", printable(&request.name, 63)),
+                );
+            }
+            known.push(request.clone());
+        }
+        for container in manifest.into_iter().flat_map(|manifest| &manifest.containers) {
+            if let Some(what) = self.pod_container(container, &known) {
+                let file = manifest.map(|manifest| manifest.file.clone()).unwrap_or_default();
+                self.report.in_file(
+                    &rules::POD_CONTAINER,
+                    &file,
+                    container.line,
+                    format!("container `{}`: {what}", container.name),
+                );
+            }
+        }
+    }
+
+    fn variations(&mut self, request: &Request, line: usize, images: Option<&Images>) {
+        let name = printable(&request.name, 63);
+        let shell = ["/bin/sh".to_owned(), "-c".to_owned(), "id".to_owned()];
+        for (rule, input, what) in [
+            (&rules::POLICY_OTHER_ARGS, request.with_args(&shell), "another command"),
+            (&rules::POLICY_OTHER_ENV, request.with_env("LD_PRELOAD=/tmp/evil.so"), "LD_PRELOAD"),
+            (&rules::POLICY_OTHER_MOUNT, request.with_mount(), "another mount"),
+        ] {
+            if self.creates(&input) {
+                self.report.at(rule, line, format!("`{name}` is admitted with {what}"));
+            }
+        }
+        // The pause container's image is part of the guest image.
+        let Some(image) = request.image.as_deref().filter(|_| request.pulls()) else { return };
+        let twin = format!("{}@{DIGEST}", images::repository(image));
+        let foreign = format!("{FOREIGN}@{DIGEST}");
+        for other in [twin, foreign] {
+            let pulled = match images {
+                Some(Images::Inline(policy)) => policy.verdict(&other) == Verdict::Accepted,
+                Some(Images::Elsewhere) | None => true,
+            };
+            if pulled && self.creates(&request.with_image(&other)) {
+                self.report.at(
+                    &rules::POLICY_OTHER_IMAGE,
+                    line,
+                    format!("`{name}` is admitted with another image, and no image policy rejects it"),
+                );
+                break;
+            }
+        }
+    }
+
+    /// Why a container of the manifest would be denied, as far as the manifest tells.
+    fn pod_container(&mut self, container: &Container, known: &[Request]) -> Option<String> {
+        let Some(request) = known.iter().find(|request| printable(&request.name, 63) == container.name) else {
+            return Some("the policy has no container of that name, or does not admit it".to_owned());
+        };
+        // The rules compare an image by its digest, if at all; the data names the one it was made for.
+        let same =
+            request.image.as_deref().is_none_or(|image| images::normal(image) == images::normal(&container.image));
+        if !same || !self.creates(&request.with_image(&container.image)) {
+            return Some("the policy was made for another image".to_owned());
+        }
+        if container.command.as_ref().is_some_and(|command| !self.creates(&request.with_args(command))) {
+            return Some("another command than the policy's".to_owned());
+        }
+        let denied = container.env.iter().find(|variable| !self.creates(&request.with_env(variable)))?;
+        let name = denied.split('=').next().unwrap_or_default();
+        Some(format!("the variable `{}` differs from the policy's, or is not in it", printable(name, 63)))
+    }
+}
+
+fn not_empty(value: &Value) -> bool {
+    value.as_array().is_some_and(|list| !list.is_empty())
+}
+
+fn has_commands(value: &Value) -> bool {
+    // Older settings are a list; newer ones have two.
+    not_empty(value)
+        || ["allowed_commands", "commands", "regex"].iter().any(|key| value.get(key).is_some_and(not_empty))
+}
+
+/// The state after these operations, as the agent keeps it: `add` below `/pstate/`.
+fn applied(operations: &[Value]) -> Map<String, Value> {
+    let one = |operation: &Value| {
+        let path = operation.get("path")?.as_str()?.strip_prefix("/pstate/")?.to_owned();
+        Some((path, operation.get("value")?.clone()))
+    };
+    operations.iter().filter_map(one).collect()
+}
