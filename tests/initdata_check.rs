@@ -27,6 +27,7 @@ countersign_testbed::main! {
     warnings_alone_end_with_0,
     what_production_refuses_is_a_warning_without,
     the_starter_passes_without_prod,
+    the_example_passes_without_prod,
     the_policy_of_the_real_generator_is_understood [Vectors],
     the_malformed_initdata_of_the_vectors_are_refused [Vectors],
     a_looping_policy_ends,
@@ -226,6 +227,12 @@ const SAMPLES: &[Sample] = &[
     ("agent-policy-other-env", "    variables_are(wanted)\n", "", At::First(DATA_LINE)),
     ("agent-policy-other-mount", "    mounts_are(wanted)\n", "", At::First(DATA_LINE)),
     ("agent-policy-own", "\"Args\": [\"/api\", \"--serve\"]", "\"Args\": \"/api\"", At::First(DATA_LINE)),
+    (
+        "agent-policy-own",
+        "every storage in input.storages {",
+        "count(input.storages) == 0\n    every storage in input.storages {",
+        At::First(DATA_LINE),
+    ),
     ("agent-policy-commands", "\"exec_commands\": []", "\"exec_commands\": [[\"/probe\"]]", At::First(DATA_LINE)),
     (
         "agent-policy-silent",
@@ -344,6 +351,12 @@ fn every_rule_has_a_sample_and_a_next_step() {
         ("certificate-time", certificate(Ca::new("x").expired_leaf(&["kbs.example"]).pem()), &[]),
         ("certificate-kind", certificate(Identity::self_signed_leaf(&["kbs.example"]).pem()), &[]),
         ("agent-policy-other-image", lax.replace("    image_is(wanted)\n", ""), &["--prod"]),
+        // Data that names no image pins none.
+        (
+            "agent-policy-other-image",
+            lax.replace("    image_is(wanted)\n", "").replace("image-name", "image"),
+            &["--prod"],
+        ),
     ] {
         desk.write("i.toml", &text);
         let (problems, _) = found(&desk, &[arguments, &["i.toml"]].concat());
@@ -482,6 +495,13 @@ fn the_starter_passes_without_prod() {
         ids.sort_unstable();
         assert_eq!((ids.as_slice(), refused), (expected, false));
     }
+}
+
+fn the_example_passes_without_prod() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/initdata/initdata.toml");
+    let (problems, refused) = found(&Desk::new(), &[example]);
+    let ids: Vec<&str> = problems.iter().map(|(id, ..)| id.as_str()).collect();
+    assert_eq!((ids.as_slice(), refused), (&["agent-policy-absent"][..], false));
 }
 
 fn the_policy_of_the_real_generator_is_understood() {

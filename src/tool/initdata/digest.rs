@@ -94,7 +94,7 @@ fn text(name: &str, initdata: &Initdata) -> String {
 
 fn rego(snp: &str, tdx: &str) -> String {
     format!(
-        "  allowed_init_data := {{\"{snp}\", \"{tdx}\"}}\n  \
+        "  import rego.v1\n  allowed_init_data := {{\"{snp}\", \"{tdx}\"}}\n  \
          input.submods.cpu0[\"ear.veraison.annotated-evidence\"].init_data in allowed_init_data"
     )
 }

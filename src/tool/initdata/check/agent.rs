@@ -176,12 +176,22 @@ impl Asked<'_> {
                 self.report.at(rule, line, format!("`{name}` is admitted with {what}"));
             }
         }
-        // The pause container's image is part of the guest image.
-        let Some(image) = request.image.as_deref().filter(|_| request.pulls()) else { return };
-        let twin = format!("{}@{DIGEST}", images::repository(image));
+        if request.sandbox {
+            return;
+        }
+        if !request.pulls() {
+            let saw = format!(
+                "`{name}` is admitted only without an image pulled in the guest: whether it is pinned could not be shown"
+            );
+            self.report.at(&rules::POLICY_OWN, line, saw);
+            return;
+        }
+        let twin = format!("{}@{DIGEST}", images::repository(request.image.as_deref().unwrap_or(FOREIGN)));
         let foreign = format!("{FOREIGN}@{DIGEST}");
         for other in [twin, foreign] {
             let pulled = match images {
+                // Which repository is meant is not known: any that is open will do.
+                Some(Images::Inline(policy)) if request.image.is_none() => policy.accepts_unsigned(),
                 Some(Images::Inline(policy)) => policy.verdict(&other) == Verdict::Accepted,
                 Some(Images::Elsewhere) | None => true,
             };

@@ -181,6 +181,16 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Whether it accepts any image of some name without a signature.
+    pub(super) fn accepts_unsigned(&self) -> bool {
+        let open = |scope: &str, list: &Value| {
+            !is_pinned(scope) && list.as_array().is_some_and(|list| verdict_of(list) == Verdict::Accepted)
+        };
+        verdict_of(&self.default) == Verdict::Accepted || self.docker.iter().any(|(scope, list)| open(scope, list))
+    }
+}
+
 /// Scopes of an image, most exact first: the reference, the repository, each namespace above it,
 /// the host, its parent domains as `*.domain`, and the transport as a whole.
 fn scopes(image: &str) -> Vec<String> {

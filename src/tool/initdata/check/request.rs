@@ -34,6 +34,8 @@ pub(super) struct Request {
     pub(super) name: String,
     /// The image that the policy names, if it names one.
     pub(super) image: Option<String>,
+    /// Whether it is the pod's sandbox, whose image is part of the guest's.
+    pub(super) sandbox: bool,
     /// The request itself.
     pub(super) input: Value,
 }
@@ -82,6 +84,7 @@ impl<'p> Data<'p> {
         Request {
             name,
             image: annotation(IMAGE).map(str::to_owned),
+            sandbox: is_sandbox,
             input: json!({
                 "container_id": CONTAINER, "exec_id": CONTAINER, "string_user": null,
                 "devices": list("devices"), "storages": storages, "OCI": fill.oci(oci),
