@@ -64,7 +64,7 @@ policy_data := {
         },
         "Process": { "Args": ["/countersign"], "Env": ["COUNTERSIGN_ROLE=init"] },
         "Root": { "Path": "/run/kata-containers/$(bundle-id)/rootfs", "Readonly": true },
-        "Mounts": [{ "destination": "/run/countersign", "source": "^$(cpath)/[a-z0-9]{16}-secrets$" }]
+        "Mounts": [{ "destination": "/run/countersign", "source": "^$(cpath)/[a-z]{16}-\\d-secrets$" }]
       },
       "storages": [],
       "exec_commands": []
