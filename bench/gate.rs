@@ -215,11 +215,14 @@ impl Double {
 
 fn serve(mut stream: TcpStream, first: &Mutex<Option<Instant>>) {
     let _ = stream.set_nodelay(true);
-    let body = vec![b's'; SECRET_BYTES];
-    let mut answer =
-        format!("HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: {SECRET_BYTES}\r\n\r\n")
-            .into_bytes();
-    answer.extend(body);
+    let answer = |kind: &str, body: &[u8]| {
+        let length = body.len();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n");
+        [head.as_bytes(), body].concat()
+    };
+    let secret = answer("application/octet-stream", &[b's'; SECRET_BYTES]);
+    // As Kata starts a guest: without the attestation agent's part.
+    let info = answer("application/json", br#"{"version":"Guest Components Version: v0.21.0","feature":"resource"}"#);
     let (mut head, mut chunk) = (Vec::new(), [0; 4096]);
     while let Ok(count) = stream.read(&mut chunk) {
         if count == 0 {
@@ -229,8 +232,9 @@ fn serve(mut stream: TcpStream, first: &Mutex<Option<Instant>>) {
         head.extend_from_slice(&chunk[..count]);
         // GET has no body: a head ends where the empty line is.
         while let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") {
+            let answer = if head.starts_with(b"GET /info ") { &info } else { &secret };
             head.drain(..end + 4);
-            if stream.write_all(&answer).is_err() {
+            if stream.write_all(answer).is_err() {
                 return;
             }
         }

@@ -8,6 +8,7 @@
 use std::fmt;
 
 use crate::formats::hex;
+use crate::formats::initdata::launch::fit;
 
 /// The field of the hardware that holds the digest.
 #[derive(Clone, PartialEq, Eq)]
@@ -51,13 +52,6 @@ impl LaunchField {
             none_at_launch: !self.is_set(),
         })
     }
-}
-
-/// A digest as a field of `width` bytes holds it.
-pub fn fit(digest: &[u8], width: usize) -> Vec<u8> {
-    let mut field: Vec<u8> = digest.iter().copied().take(width).collect();
-    field.resize(width, 0);
-    field
 }
 
 impl fmt::Debug for LaunchField {

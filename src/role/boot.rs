@@ -31,6 +31,7 @@ pub(super) fn in_a_pod(ports: &Ports) -> bool {
     ports.env.iter().any(|(name, _)| name == "KUBERNETES_SERVICE_HOST")
         || std::process::id() == 1
         || ports.termination_log.exists()
+        || ports.initdata.exists()
 }
 
 /// Whether the environment asks for anything but a role.

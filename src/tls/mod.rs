@@ -84,6 +84,11 @@ pub fn client(ca_pem: Option<&str>, system_roots: bool, clock: &Clock) -> Result
     Anchored::new(roots(ca_pem.ok_or(Error::NoRoots)?)?, clock)
 }
 
+/// Whether a CA's PEM could be trusted by [`client`]: what it says of a fault is what a guest would say.
+pub fn check_ca(ca_pem: &str) -> Result<(), Error> {
+    roots(ca_pem).map(drop)
+}
+
 /// A client's TLS that trusts nobody: for HTTP clients that want one and speak plain http only.
 pub fn client_without_roots(clock: &Clock) -> Result<Anchored, Error> {
     Anchored::new(RootCertStore::empty(), clock)

@@ -41,10 +41,16 @@ impl Initdata {
     }
 }
 
-/// The first `N` bytes, padded on the right with zeros.
+/// A digest as a field of `width` bytes holds it.
+pub fn fit(digest: &[u8], width: usize) -> Vec<u8> {
+    let mut field: Vec<u8> = digest.iter().copied().take(width).collect();
+    field.resize(width, 0);
+    field
+}
+
 fn fitted<const N: usize>(bytes: &[u8]) -> [u8; N] {
     let mut out = [0; N];
-    out.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    out.copy_from_slice(&fit(bytes, N));
     out
 }
 

@@ -41,7 +41,7 @@ pub(super) fn run(ports: &Ports, command: &Command) -> Result<Output, Finding> {
         Command::New(arguments) => new::run(arguments).map(Output::text),
         Command::Pack { file } => pack::run(file).map(Output::text),
         Command::Unpack { file, to } => unpack::run(file, to.as_deref()),
-        Command::Check(arguments) => check::run(arguments, (ports.wall)()),
+        Command::Check(arguments) => check::run(arguments, ports.clock.now()),
         Command::Digest { file, format } => digest::run(file, *format).map(Output::text),
         Command::Diff { old, new } => diff::run(old, new),
         Command::Configmap(arguments) => configmap::run(arguments).map(Output::text),

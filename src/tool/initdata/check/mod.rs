@@ -15,8 +15,6 @@ mod sample;
 mod services;
 mod source;
 
-use std::time::{Duration, SystemTime};
-
 use serde_json::{Value, json};
 
 use super::{Output, hex, pack, read};
@@ -34,11 +32,10 @@ pub(super) struct Asked {
     now: i64,
 }
 
-pub(super) fn run(arguments: &Check, now: SystemTime) -> Result<Output, Finding> {
+pub(super) fn run(arguments: &Check, now: u64) -> Result<Output, Finding> {
     let bytes = read(&arguments.file)?;
     let mut report = Report::new(&arguments.file.display().to_string(), arguments.prod);
-    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    let asked = Asked { peer_pods: arguments.peer_pods, now: i64::try_from(since).unwrap_or(i64::MAX) };
+    let asked = Asked { peer_pods: arguments.peer_pods, now: i64::try_from(now).unwrap_or(i64::MAX) };
     let about = document(&bytes, arguments, &asked, &mut report);
     let code = if report.refused() { Class::Config.code() } else { 0 };
     Ok(if arguments.json {

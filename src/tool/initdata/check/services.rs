@@ -226,7 +226,7 @@ fn endpoint(
 /// Every certificate of a PEM text.
 fn certificates(document: &str, place: Place<'_>, asked: &Asked, report: &mut Report) {
     // The one reader of PEM that also decides what the guest's TLS trusts.
-    if let Err(error) = tls::client_config(Some(place.text), false) {
+    if let Err(error) = tls::check_ca(place.text) {
         let line = match error {
             tls::Error::Certificate(number) => begin_line(place, number.saturating_sub(1)),
             _ => place.nth(1),
