@@ -137,7 +137,7 @@ impl GuestApi {
         self
     }
 
-    /// Everything that has no script of its own is answered so.
+    /// Everything that has no script of its own is answered so, `/info` excepted.
     #[must_use]
     pub fn otherwise(mut self, answer: Answer) -> Self {
         self.default = Some(answer);
@@ -215,7 +215,9 @@ impl GuestApi {
                 if answers.len() > 1 { answers.remove(0) } else { answers.first().cloned().unwrap_or(Answer::Refused) }
             });
             drop(scripts);
-            scripted.or_else(|| default.clone()).unwrap_or_else(|| agent.answer(seen)).acts()
+            // `/info` says what the service is, whatever becomes of the rest.
+            let default = default.clone().filter(|_| seen.path != "/info");
+            scripted.or(default).unwrap_or_else(|| agent.answer(seen)).acts()
         })
     }
 }
