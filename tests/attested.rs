@@ -32,6 +32,7 @@ countersign_testbed::main! {
     the_kbs_of_proven_initdata_delivers [Namespaces],
     refused_delivery_that_another_workload_was_meant_for [Namespaces],
     without_https_a_delivery_is_unproven [Namespaces],
+    without_a_generated_policy_the_agents_word_names_no_kbs [Namespaces],
     a_file_does_not_replace_initdata [Namespaces],
     the_environment_sets_only_what_initdata_allows [Namespaces],
     policy_denial_costs_one_attestation [Namespaces],
@@ -315,6 +316,17 @@ fn without_https_a_delivery_is_unproven() {
     let pod = delivered(Setup { https: false, ..Setup::default() }, "api");
     let run = for_us(pod.mounted(&pod.initdata)).expect_code(0);
     assert!(run.stderr.contains("configuration delivered-unproven"), "{}", run.output());
+}
+
+fn without_a_generated_policy_the_agents_word_names_no_kbs() {
+    for policy in ["package agent_policy\ndefault ExecProcessRequest := true\n", ""] {
+        let pod = delivered(Setup { policy, ..Setup::default() }, "api");
+        for command in [pod.init(), pod.mounted(&pod.initdata)] {
+            let run = for_us(command).expect_code(0);
+            assert!(run.stderr.contains("configuration delivered-unproven, road cdh"), "{}", run.output());
+            assert!(run.stderr.contains("a hint, no more"), "{}", run.output());
+        }
+    }
 }
 
 fn a_file_does_not_replace_initdata() {

@@ -154,7 +154,7 @@ async fn prove(standing: &Standing, initdata: &Initdata) -> Result<Option<Measur
         compare(&field, initdata, standing)?;
         let by = format!("{} of the attestation agent's evidence", field.name);
         let config = measured(initdata, Provenance::GuestAttested, by)?;
-        return pinned(config).map(Some);
+        return pinned(config);
     }
     prove_by_token(standing, initdata).await
 }
@@ -189,10 +189,18 @@ fn content(initdata: &Initdata) -> Result<Content, Finding> {
 }
 
 /// Without a generated agent policy the control plane could have started a process that answers on
-/// 8006 in the agent's place.
-fn pinned(config: MeasuredConfig) -> Result<MeasuredConfig, Finding> {
-    if config.content.countersign.is_none() || config.content.policy == AgentPolicy::Generated {
-        return Ok(config);
+/// 8006 in the agent's place: then nothing of it is believed, the KBS that it names included.
+fn pinned(config: MeasuredConfig) -> Result<Option<MeasuredConfig>, Finding> {
+    if config.content.policy == AgentPolicy::Generated {
+        return Ok(Some(config));
+    }
+    if config.content.countersign.is_none() {
+        let policy = config.content.policy.label();
+        tracing::warn!(
+            policy,
+            "only the agent vouches for the initdata, and its policy pins no processes: a hint, no more"
+        );
+        return Ok(None);
     }
     Err(Finding::new(
         Class::Config,
@@ -342,7 +350,7 @@ async fn by_token(standing: &Standing) -> Result<Option<MeasuredConfig>, Finding
         text: None,
         by: "this guest's attestation result (/aa/token)".to_owned(),
     };
-    pinned(config).map(Some)
+    pinned(config)
 }
 
 /// The claims, not verified: nobody but the measured configuration, which is what is looked for, could
