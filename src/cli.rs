@@ -1,6 +1,7 @@
 //! The command lines of both binaries. Plain types: what they mean is decided by the roles and tools.
 
 mod initdata;
+mod render;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::Provenance;
 
 pub use initdata::{Check, Configmap, DigestFormat, Initdata, New};
+pub use render::{Policies, Render, TierChoice};
 
 /// What happens inside a confidential pod before the app may trust anything.
 #[derive(Debug, Parser)]
@@ -95,6 +97,15 @@ pub enum Tool {
     /// Write, check and pack initdata: what the hardware commits to before the guest starts
     #[command(subcommand)]
     Initdata(Initdata),
+    /// Print the manifest that admission makes of a plain one, for genpolicy and for reviewers
+    #[command(after_help = "\
+Examples:
+  kubectl countersign render -f app.yaml --tier prod-snp --image registry.example/countersign@sha256:… > rendered.yaml
+  kubectl countersign render -f app.yaml --tier prod-snp --configmap configmap.yaml --pods | kubectl diff -f -")]
+    Render(Render),
+    /// Write the admission policies of a tier
+    #[command(subcommand)]
+    Policies(Policies),
     /// Check or explain a configuration
     #[command(subcommand)]
     Config(Config),

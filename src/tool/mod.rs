@@ -3,13 +3,14 @@
 
 pub mod config;
 pub mod initdata;
+mod render;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::cli::{self, Kubectl, Tool};
+use crate::cli::{self, Kubectl, Policies, Tool};
 use crate::finding::{Class, Finding};
 use crate::ports::Ports;
 
@@ -17,7 +18,9 @@ use crate::ports::Ports;
 pub fn run(ports: &Ports) -> ExitCode {
     let code = match Kubectl::try_parse_from(&ports.args) {
         Ok(Kubectl { command: Tool::Config(command) }) => run_config(ports, &command),
-        Ok(Kubectl { command: Tool::Initdata(command) }) => run_initdata(ports, &command),
+        Ok(Kubectl { command: Tool::Initdata(command) }) => print(ports, initdata::run(ports, &command)),
+        Ok(Kubectl { command: Tool::Render(arguments) }) => print(ports, render::run(&arguments)),
+        Ok(Kubectl { command: Tool::Policies(Policies::Emit(choice)) }) => print(ports, render::emit(&choice)),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             finish(ports, Ok(error.to_string()))
         }
@@ -45,8 +48,24 @@ pub fn run_config(ports: &Ports, command: &cli::Config) -> u8 {
     ended.unwrap_or(Class::Bug.code())
 }
 
-fn run_initdata(ports: &Ports, command: &cli::Initdata) -> u8 {
-    match initdata::run(ports, command) {
+/// What a command prints, and its exit code.
+struct Output {
+    /// For standard output, byte for byte.
+    out: Vec<u8>,
+    /// For standard error, a line each.
+    err: Vec<String>,
+    /// The exit code.
+    code: u8,
+}
+
+impl Output {
+    fn text(out: impl Into<Vec<u8>>) -> Self {
+        Self { out: out.into(), err: Vec::new(), code: 0 }
+    }
+}
+
+fn print(ports: &Ports, ended: Result<Output, Finding>) -> u8 {
+    match ended {
         Ok(output) => {
             ports.write(&output.out);
             for line in &output.err {

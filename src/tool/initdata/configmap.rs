@@ -27,14 +27,18 @@ pub(super) fn run(arguments: &Configmap) -> Result<String, Finding> {
     let longest = MAX_LABEL.saturating_sub(DIGITS).saturating_sub(1);
     label("--workload", &arguments.workload, longest)?;
     label("--namespace", &arguments.namespace, MAX_LABEL)?;
-    let initdata = load(&arguments.file)?;
-    let annotation = packed(&initdata)?;
+    configmaps(&arguments.workload, &arguments.namespace, &load(&arguments.file)?)
+}
+
+/// Both objects, as YAML.
+pub(in crate::tool) fn configmaps(workload: &str, namespace: &str, initdata: &Initdata) -> Result<String, Finding> {
+    let annotation = packed(initdata)?;
     if initdata.toml().len().saturating_add(annotation.len()) > MAX_DATA {
         return Err(refuse("the TOML and the annotation together are longer than 1 MiB".to_owned())
             .why("no ConfigMap holds more")
             .next("remove what the guest does not need from the initdata"));
     }
-    Ok(render(&arguments.workload, &arguments.namespace, &initdata, &annotation))
+    Ok(render(workload, namespace, initdata, &annotation))
 }
 
 fn render(workload: &str, namespace: &str, initdata: &Initdata, annotation: &str) -> String {
@@ -55,7 +59,7 @@ fn render(workload: &str, namespace: &str, initdata: &Initdata, annotation: &str
     let object = |name: &str, kind: &str, rest: &str| {
         format!(
             "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: \"{name}\"\n  namespace: \"{namespace}\"\n  \
-             labels:\n    coco.io/type: {kind}\n    countersign/workload: \"{workload}\"\n{rest}"
+             labels:\n    coco.io/type: {kind}\n    countersign.dev/workload: \"{workload}\"\n{rest}"
         )
     };
     let immutable = object(&format!("{workload}-{short}"), "initdata", &format!("immutable: true\n{data}"));

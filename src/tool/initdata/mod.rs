@@ -8,33 +8,19 @@ mod configmap;
 mod diff;
 mod digest;
 mod new;
-mod pack;
+pub(super) mod pack;
 mod unpack;
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+pub(super) use self::configmap::configmaps;
+use super::Output;
 use crate::cli::Initdata as Command;
 use crate::finding::{Class, Finding};
 use crate::formats::initdata::{Initdata, MAX_TOML};
 use crate::ports::Ports;
-
-/// What a command prints, and its exit code.
-pub(super) struct Output {
-    /// For standard output, byte for byte.
-    pub(super) out: Vec<u8>,
-    /// For standard error, a line each.
-    pub(super) err: Vec<String>,
-    /// The exit code.
-    pub(super) code: u8,
-}
-
-impl Output {
-    fn text(out: impl Into<Vec<u8>>) -> Self {
-        Self { out: out.into(), err: Vec::new(), code: 0 }
-    }
-}
 
 pub(super) fn run(ports: &Ports, command: &Command) -> Result<Output, Finding> {
     match command {
@@ -49,7 +35,7 @@ pub(super) fn run(ports: &Ports, command: &Command) -> Result<Output, Finding> {
 }
 
 /// Reads a file, or standard input for `-`, of at most [`MAX_TOML`] bytes: no form of initdata is
-/// longer. What does not end (a device, a pipe) is cut off and refused.
+/// longer, and no manifest should be. What does not end (a device, a pipe) is cut off and refused.
 fn read(path: &Path) -> Result<Vec<u8>, Finding> {
     let limit = u64::try_from(MAX_TOML).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
@@ -64,13 +50,13 @@ fn read(path: &Path) -> Result<Vec<u8>, Finding> {
     })?;
     if bytes.len() > MAX_TOML {
         return Err(refuse(format!("{} is longer than 4 MiB", path.display()))
-            .next(format!("correct the path {}: no initdata is that long", path.display())));
+            .next(format!("correct the path {}: nothing that is read here is that long", path.display())));
     }
     Ok(bytes)
 }
 
 /// The same, as text.
-fn read_text(path: &Path) -> Result<String, Finding> {
+pub(super) fn read_text(path: &Path) -> Result<String, Finding> {
     String::from_utf8(read(path)?).map_err(|_| {
         refuse(format!("{} is not text in UTF-8", path.display()))
             .next(format!("write {} as plain text", path.display()))
@@ -78,7 +64,7 @@ fn read_text(path: &Path) -> Result<String, Finding> {
 }
 
 /// The same, parsed.
-fn load(path: &Path) -> Result<Initdata, Finding> {
+pub(super) fn load(path: &Path) -> Result<Initdata, Finding> {
     Initdata::parse(&read(path)?).map_err(|error| {
         Finding::new(Class::Config, format!("{}: the initdata {error}", path.display()))
             .why("Kata, the attestation agent and Trustee would refuse it too, or crash on it")

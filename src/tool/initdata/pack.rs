@@ -10,7 +10,7 @@ use crate::finding::{Class, Finding};
 use crate::formats::initdata::Initdata;
 
 /// Name of the annotation that every current Kata and peer-pod shim reads, on the pod.
-pub(super) const ANNOTATION: &str = "io.katacontainers.config.hypervisor.cc_init_data";
+pub(in crate::tool) const ANNOTATION: &str = "io.katacontainers.config.hypervisor.cc_init_data";
 
 pub(super) fn run(file: &Path) -> Result<String, Finding> {
     Ok(packed(&super::load(file)?)? + "\n")
