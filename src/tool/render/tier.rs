@@ -13,7 +13,7 @@ const BUILT_IN: &[(&str, &str)] = &[
 ];
 
 /// The image that the built-in tiers name, until the platform names its own.
-pub(super) const NO_IMAGE: &str = "registry.example/countersign";
+pub(super) const NO_IMAGE: &str = "registry.example/countersign:0.1.0";
 
 /// What differs from tier to tier.
 #[derive(Debug, Deserialize)]
