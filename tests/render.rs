@@ -62,7 +62,7 @@ fn documents(yaml: &str) -> Vec<Value> {
     yaml_serde::Deserializer::from_str(yaml).map(|one| Value::deserialize(one).unwrap()).collect()
 }
 
-/// A desk with the deployment, its initdata and its ConfigMaps.
+/// A desk with the deployment, its initdata and its `ConfigMap`s.
 fn desk() -> Desk {
     let desk = Desk::new();
     desk.write("app.yaml", DEPLOYMENT);
@@ -186,7 +186,7 @@ fn a_root_app_does_not_make_ours_root() {
     assert_eq!(made["spec"]["containers"][0]["securityContext"]["runAsUser"], 0);
 }
 
-/// PodSecurity `restricted`, as far as what we add can break it.
+/// `PodSecurity` `restricted`, as far as what we add can break it.
 fn restricted(pod: &Value) -> Vec<String> {
     let mut broken = Vec::new();
     let spec = &pod["spec"];

@@ -27,7 +27,7 @@ pub struct Render {
     /// The tier.
     #[command(flatten)]
     pub tier: TierChoice,
-    /// The ConfigMaps of `initdata configmap`. May be repeated
+    /// What `initdata configmap` printed. May be repeated
     #[arg(long, value_name = "FILE")]
     pub configmap: Vec<PathBuf>,
     /// The initdata itself, where the manifests have one workload

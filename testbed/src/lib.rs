@@ -48,6 +48,7 @@ pub mod guest_signer;
 pub mod http;
 pub mod kbs;
 pub mod pki;
+pub mod pod;
 pub mod roles;
 pub mod runner;
 pub mod seal;

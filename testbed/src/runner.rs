@@ -28,6 +28,8 @@ pub enum Need {
     Disk,
     /// A directory in memory that nothing swaps.
     Memory,
+    /// To run pods: other users, and the system's `crun` and `ip`.
+    Pods,
     /// The system's `curl`.
     Curl,
     /// `../shared/vectors`: recorded traffic of the real services.
@@ -140,6 +142,17 @@ impl Need {
             }
             Self::Disk => World::new().and_then(|world| world.diskdir().map(drop)).map_err(|error| error.to_string()),
             Self::Memory => World::new().and_then(|world| world.ramdir().map(drop)).map_err(|error| error.to_string()),
+            Self::Pods => {
+                namespaces().clone()?;
+                users()?;
+                let ip =
+                    || ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"].iter().any(|path| PathBuf::from(path).is_file());
+                match crate::pod::crun() {
+                    None => Err("no crun on this machine".to_owned()),
+                    Some(_) if !ip() => Err("no ip (iproute2) on this machine".to_owned()),
+                    Some(_) => Ok(()),
+                }
+            }
             Self::Curl => curl().map(drop).ok_or_else(|| "no curl on this machine".to_owned()),
             Self::Vectors => vectors().map(drop).ok_or_else(|| "no ../shared/vectors beside the project".to_owned()),
         }

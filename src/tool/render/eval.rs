@@ -80,6 +80,42 @@ impl Scope<'_> {
                 let taken = if self.truth(condition, items)? { then } else { or };
                 self.at(taken, items)?
             }
+            Expr::Filter(..) | Expr::Each(..) | Expr::Exists(..) | Expr::First(_) | Expr::Empty(_) | Expr::Chain(_) => {
+                self.of_list(expr, items)?
+            }
+            Expr::Text(_) | Expr::EndsIn(..) | Expr::Without(..) | Expr::StartsWith(..) | Expr::EndsInDigits(_) => {
+                self.of_text(expr, items)?
+            }
+            Expr::IsText(of) => self.at(of, items)?.is_string().into(),
+            Expr::AsText(of) => match self.at(of, items)? {
+                Value::String(text) => text.into(),
+                Value::Number(number) => number.to_string().into(),
+                _ => return Err(Fault::Type("the number")),
+            },
+            Expr::ConfigMap(name) => {
+                let name = self.text(name, items)?;
+                self.cluster.config_maps.get(&name).cloned().unwrap_or(Value::Null)
+            }
+            Expr::IsNull(of) => self.at(of, items)?.is_null().into(),
+            Expr::Record(fields) => {
+                let mut map = Map::new();
+                for (name, field) in fields {
+                    map.insert((*name).to_owned(), self.at(field, items)?);
+                }
+                map.into()
+            }
+            Expr::List(of) => {
+                let mut list = Vec::new();
+                for one in of {
+                    list.push(self.at(one, items)?);
+                }
+                list.into()
+            }
+        })
+    }
+
+    fn of_list(&self, expr: &Expr, items: &mut Vec<(&'static str, Value)>) -> Result<Value, Fault> {
+        Ok(match expr {
             Expr::Filter(list, item, body) => {
                 let mut kept = Vec::new();
                 for value in self.list(list, items)? {
@@ -118,6 +154,12 @@ impl Scope<'_> {
                 }
                 chained.into()
             }
+            _ => return Err(Fault::Undefined("a list")),
+        })
+    }
+
+    fn of_text(&self, expr: &Expr, items: &mut Vec<(&'static str, Value)>) -> Result<Value, Fault> {
+        Ok(match expr {
             Expr::Text(of) => {
                 let mut text = String::new();
                 for one in of {
@@ -141,31 +183,7 @@ impl Scope<'_> {
                 let rest = text.len().saturating_sub(9);
                 (digits >= 8 && rest > 0 && text.as_bytes().get(rest) == Some(&b'-')).into()
             }
-            Expr::IsText(of) => self.at(of, items)?.is_string().into(),
-            Expr::AsText(of) => match self.at(of, items)? {
-                Value::String(text) => text.into(),
-                Value::Number(number) => number.to_string().into(),
-                _ => return Err(Fault::Type("the number")),
-            },
-            Expr::ConfigMap(name) => {
-                let name = self.text(name, items)?;
-                self.cluster.config_maps.get(&name).cloned().unwrap_or(Value::Null)
-            }
-            Expr::IsNull(of) => self.at(of, items)?.is_null().into(),
-            Expr::Record(fields) => {
-                let mut map = Map::new();
-                for (name, field) in fields {
-                    map.insert((*name).to_owned(), self.at(field, items)?);
-                }
-                map.into()
-            }
-            Expr::List(of) => {
-                let mut list = Vec::new();
-                for one in of {
-                    list.push(self.at(one, items)?);
-                }
-                list.into()
-            }
+            _ => return Err(Fault::Undefined("a text")),
         })
     }
 

@@ -180,15 +180,15 @@ impl Expr {
         Self::EndsInDigits(Box::new(self))
     }
 
-    pub(super) fn is_text(self) -> Self {
+    pub(super) fn textual(self) -> Self {
         Self::IsText(Box::new(self))
     }
 
-    pub(super) fn as_text(self) -> Self {
+    pub(super) fn written(self) -> Self {
         Self::AsText(Box::new(self))
     }
 
-    pub(super) fn is_null(self) -> Self {
+    pub(super) fn absent(self) -> Self {
         Self::IsNull(Box::new(self))
     }
 }

@@ -57,7 +57,7 @@ pub(super) struct Named {
 pub(super) fn variables() -> Vec<Named> {
     let nothing = || Expr::Value(json!({}));
     let map_of = |object: Expr, field| object.get(&[field], nothing());
-    let data_of = |name| when(variable(name).is_null(), nothing(), map_of(variable(name), "data"));
+    let data_of = |name| when(variable(name).absent(), nothing(), map_of(variable(name), "data"));
     let named = |name, is| Named { name, is };
     vec![
         named("annotations", map_of(metadata(), "annotations")),
@@ -95,7 +95,7 @@ fn controller() -> Expr {
     let name = || owner().field("name");
     // A CronJob names its Jobs by the minute. A Job may end in a date as well: then it has a pointer
     // of its own name.
-    let scheduled = all([owner().field("kind").is("Job"), name().ends_in_digits(), config_map(name()).is_null()]);
+    let scheduled = all([owner().field("kind").is("Job"), name().ends_in_digits(), config_map(name()).absent()]);
     let deployed = all([owner().field("kind").is("ReplicaSet"), name().ends_in(variable("hash"))]);
     when(
         variable("owners").empty(),
@@ -203,11 +203,11 @@ fn probes() -> Vec<Mutation> {
             let theirs = all([is_ours("c").not(), item("c").has(&[probe, "httpGet"]), to_us.not()]);
             let numbered = item("c").list("ports").filter("p", item("p").get(&["name"], value("")).equals(port()));
             let number = when(
-                port().is_text(),
+                port().textual(),
                 when(numbered.clone().empty(), value(0), numbered.first().field("containerPort")),
                 port(),
             );
-            let path = text([value("/probe/"), number.as_text(), get().get(&["path"], value("/"))]);
+            let path = text([value("/probe/"), number.written(), get().get(&["path"], value("/"))]);
             let made = record([
                 ("name", item("c").field("name")),
                 (
@@ -237,7 +237,7 @@ fn app_ports(tier: &Tier) -> Mutation {
     let renamed = record([
         ("containerPort", item("p").field("containerPort")),
         ("protocol", item("p").get(&["protocol"], value("TCP"))),
-        ("name", text([value("app-"), item("p").field("containerPort").as_text()])),
+        ("name", text([value("app-"), item("p").field("containerPort").written()])),
     ]);
     let such = || ports().exists("p", names());
     Mutation {
@@ -339,7 +339,7 @@ fn resources(of: &Resources) -> Expr {
     value(json!({ "requests": of.requests, "limits": of.limits }))
 }
 
-/// As PodSecurity `restricted` asks. The shape `direct` needs uid 0, without any capability: only
+/// As `PodSecurity`'s `restricted` asks. The shape `direct` needs uid 0, without any capability: only
 /// root may use configfs.
 fn security(shape: Shape) -> Expr {
     let mut fields = vec![
@@ -350,13 +350,15 @@ fn security(shape: Shape) -> Expr {
     ];
     match shape {
         Shape::Direct => {
-            fields.extend([("runAsUser", value(0)), ("runAsGroup", value(0)), ("runAsNonRoot", value(false))])
+            fields.extend([("runAsUser", value(0)), ("runAsGroup", value(0)), ("runAsNonRoot", value(false))]);
         }
-        Shape::Rest => fields.extend([
-            ("runAsUser", as_the_app("runAsUser")),
-            ("runAsGroup", as_the_app("runAsGroup")),
-            ("runAsNonRoot", value(true)),
-        ]),
+        Shape::Rest => {
+            fields.extend([
+                ("runAsUser", as_the_app("runAsUser")),
+                ("runAsGroup", as_the_app("runAsGroup")),
+                ("runAsNonRoot", value(true)),
+            ]);
+        }
     }
     record(fields)
 }

@@ -204,8 +204,8 @@ mod tests {
     fn with(line: &str) -> Result<Tier, TierError> {
         let text = BUILT_IN.iter().find(|(name, _)| *name == "prod-snp").unwrap().1;
         let key = line.split(' ').next().unwrap();
-        let kept: String = text.lines().filter(|l| !l.starts_with(key)).map(|l| format!("{l}\n")).collect();
-        Tier::parse(&format!("{line}\n{kept}"))
+        let kept: Vec<&str> = text.lines().filter(|l| !l.starts_with(key)).collect();
+        Tier::parse(&format!("{line}\n{}", kept.join("\n")))
     }
 
     #[test]

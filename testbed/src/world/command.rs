@@ -78,6 +78,13 @@ impl<'w> Cmd<'w> {
         self
     }
 
+    /// Adds arguments.
+    #[must_use]
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(OsString::from));
+        self
+    }
+
     /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
@@ -195,6 +202,13 @@ impl Started<'_> {
     /// Its process id. The same before and after it entered the world.
     pub fn pid(&self) -> i32 {
         self.group
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&self) -> bool {
+        // A child that has ended and was not waited for is a zombie: `Z` behind its name.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.group)).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
     }
 
     /// Sends a signal to the command alone.

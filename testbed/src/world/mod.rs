@@ -210,7 +210,7 @@ impl World {
 
     /// Where `countersign` lies inside the world: readable by every user there, wherever cargo
     /// built it.
-    fn countersign_path(&self) -> PathBuf {
+    pub(crate) fn countersign_path(&self) -> PathBuf {
         if let Some(path) = self.binary.borrow().as_ref() {
             return path.clone();
         }
@@ -286,6 +286,26 @@ impl World {
 
     pub(crate) fn forget(&self, group: i32) {
         let _ = self.place.ask(&Request::Forget(group));
+    }
+
+    /// A new directory on the machine's own file system, gone with the world.
+    pub(crate) fn scratch(&self, kind: &str) -> io::Result<PathBuf> {
+        let path = self.place.directory.join(self.unused_name(kind));
+        fs::create_dir(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?; // Whatever the umask.
+        Ok(path)
+    }
+
+    /// Shows the unified tree of control groups: `crun` takes no mixture of both versions, even
+    /// where it is to use none.
+    pub(crate) fn one_cgroup_tree(&self) -> io::Result<()> {
+        // linux/magic.h.
+        const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+        let tree = Path::new("/sys/fs/cgroup");
+        if rustix::fs::statfs(self.outside(tree))?.f_type == CGROUP2_SUPER_MAGIC {
+            return Ok(());
+        }
+        self.mount_on(tree, "cgroup2", "", false)
     }
 
     fn unused_name(&self, kind: &str) -> String {

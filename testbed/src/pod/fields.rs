@@ -1,0 +1,186 @@
+//! The fields of a pod that the runner acts upon. Any other is an error that names it: a test that
+//! ran without what its manifest says would prove nothing.
+
+use serde_json::Value;
+
+/// `[]` stands for each item of a list, `*` for any key of a map.
+const KNOWN: &[&str] = &[
+    "apiVersion",
+    "kind",
+    "metadata.annotations.*",
+    "metadata.labels.*",
+    "metadata.name",
+    "metadata.namespace",
+    // What a controller writes; it says who made the pod and changes nothing about it.
+    "metadata.ownerReferences",
+    "spec.restartPolicy",
+    "spec.runtimeClassName",
+    "spec.securityContext.fsGroup",
+    "spec.securityContext.runAsGroup",
+    "spec.securityContext.runAsNonRoot",
+    "spec.securityContext.runAsUser",
+    // Accepted and not applied: there is no profile of the runtime here. It only takes away.
+    "spec.securityContext.seccompProfile.type",
+    "spec.terminationGracePeriodSeconds",
+    "spec.volumes.[].configMap.name",
+    "spec.volumes.[].emptyDir.medium",
+    "spec.volumes.[].emptyDir.sizeLimit",
+    "spec.volumes.[].name",
+];
+
+/// Fields of containers and init containers alike.
+const CONTAINER: &[&str] = &[
+    "args.[]",
+    "command.[]",
+    "env.[].name",
+    "env.[].value",
+    "image",
+    // Images are directories here.
+    "imagePullPolicy",
+    "livenessProbe",
+    "name",
+    "ports",
+    "readinessProbe",
+    // Accepted and not applied: an ordinary user has no control groups.
+    "resources",
+    "restartPolicy",
+    "securityContext.allowPrivilegeEscalation",
+    "securityContext.capabilities.drop.[]",
+    "securityContext.readOnlyRootFilesystem",
+    "securityContext.runAsGroup",
+    "securityContext.runAsNonRoot",
+    "securityContext.runAsUser",
+    "securityContext.seccompProfile.type",
+    "startupProbe",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "volumeMounts.[].mountPath",
+    "volumeMounts.[].name",
+    "volumeMounts.[].readOnly",
+];
+
+/// Fields of a probe.
+const PROBE: &[&str] = &[
+    "failureThreshold",
+    "httpGet.path",
+    "httpGet.port",
+    "httpGet.scheme",
+    "initialDelaySeconds",
+    "periodSeconds",
+    "successThreshold",
+    "timeoutSeconds",
+];
+
+/// Names the first field that the runner does not know.
+pub(super) fn check(pod: &Value) -> Result<(), String> {
+    walk(pod, "", "", &|general| known(general))
+}
+
+fn known(path: &str) -> bool {
+    let of_container =
+        path.strip_prefix("spec.containers.[].").or_else(|| path.strip_prefix("spec.initContainers.[]."));
+    match of_container {
+        None => {
+            leads_to(KNOWN, path)
+                || matches!(
+                    path,
+                    "spec.containers" | "spec.containers.[]" | "spec.initContainers" | "spec.initContainers.[]"
+                )
+        }
+        Some(field) => match field.split_once("Probe.") {
+            Some((_, of_probe)) => leads_to(PROBE, of_probe),
+            None => leads_to(CONTAINER, field),
+        },
+    }
+}
+
+/// Whether the path is one of them, is on the way to one, or lies below one that is taken whole.
+fn leads_to(known: &[&str], path: &str) -> bool {
+    known.iter().any(|one| {
+        let mut ours = one.split('.');
+        let mut asked = path.split('.');
+        loop {
+            match (ours.next(), asked.next()) {
+                // A whole subtree, but never below a probe, whose fields are listed.
+                (None, Some(_)) => return !one.ends_with("Probe") && !one.contains('['),
+                (_, None) | (Some("*"), Some(_)) => return true,
+                (Some(a), Some(b)) if a == b => {}
+                _ => return false,
+            }
+        }
+    })
+}
+
+/// `general` has `[]` for each item, `exact` its number.
+fn walk(value: &Value, general: &str, exact: &str, known: &dyn Fn(&str) -> bool) -> Result<(), String> {
+    let join = |path: &str, name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    if !general.is_empty() && !known(general) {
+        return Err(format!("{exact} is not run here"));
+    }
+    match value {
+        Value::Object(fields) => {
+            fields.iter().try_for_each(|(name, field)| walk(field, &join(general, name), &join(exact, name), known))
+        }
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .try_for_each(|(n, item)| walk(item, &join(general, "[]"), &format!("{exact}[{n}]"), known)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_field_that_is_not_run_is_named_with_its_path() {
+        for (pod, said) in [
+            (json!({ "spec": { "hostNetwork": true } }), "spec.hostNetwork"),
+            (json!({ "spec": { "containers": [{}, { "lifecycle": {} }] } }), "spec.containers[1].lifecycle"),
+            (
+                json!({ "spec": { "containers": [{ "readinessProbe": { "exec": {} } }] } }),
+                "spec.containers[0].readinessProbe.exec",
+            ),
+            (json!({ "spec": { "volumes": [{ "hostPath": {} }] } }), "spec.volumes[0].hostPath"),
+            (
+                json!({ "spec": { "initContainers": [{ "volumeMounts": [{ "subPath": "x" }] }] } }),
+                "spec.initContainers[0].volumeMounts[0].subPath",
+            ),
+            (
+                json!({ "spec": { "containers": [{ "env": [{ "valueFrom": {} }] }] } }),
+                "spec.containers[0].env[0].valueFrom",
+            ),
+            (
+                json!({ "spec": { "containers": [{ "securityContext": { "privileged": true } }] } }),
+                "spec.containers[0].securityContext.privileged",
+            ),
+            (
+                json!({ "spec": { "containers": [{ "securityContext": { "capabilities": { "add": [] } } }] } }),
+                "spec.containers[0].securityContext.capabilities.add",
+            ),
+            (json!({ "metadata": { "finalizers": [] } }), "metadata.finalizers"),
+        ] {
+            assert_eq!(check(&pod), Err(format!("{said} is not run here")));
+        }
+    }
+
+    #[test]
+    fn what_the_policies_write_is_known() {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": "p", "labels": { "a/b.c": "d" }, "annotations": { "x.y/z": "" }, "ownerReferences": [{ "kind": "Job" }] },
+            "spec": {
+                "runtimeClassName": "kata",
+                "initContainers": [{
+                    "name": "a", "image": "b", "restartPolicy": "Always", "ports": [{ "containerPort": 1 }],
+                    "startupProbe": { "httpGet": { "path": "/", "port": 1, "scheme": "HTTP" }, "periodSeconds": 1 },
+                    "resources": { "limits": { "memory": "1Mi" } },
+                }],
+            },
+        });
+        assert_eq!(check(&pod), Ok(()));
+    }
+}
