@@ -48,13 +48,13 @@ impl Scope<'_> {
                 let item = items.iter().rev().find(|(item, _)| item == name);
                 item.map(|(_, value)| value.clone()).ok_or(Fault::Undefined(name))?
             }
-            Expr::Get(base, path, or) => match walk(self.at(base, items)?, path)? {
+            Expr::Get(base, path, or) => match self.walk(base, path, items)? {
                 Some(value) => value,
                 None => self.at(or, items)?,
             },
-            Expr::Has(base, path) => walk(self.at(base, items)?, path)?.is_some().into(),
-            Expr::Field(base, name) => walk(self.at(base, items)?, &[name])?.ok_or(Fault::Type(name))?,
-            Expr::Key(map, key, or) => match walk(self.at(map, items)?, &[key])? {
+            Expr::Has(base, path) => self.walk(base, path, items)?.is_some().into(),
+            Expr::Field(base, name) => self.walk(base, &[name], items)?.ok_or(Fault::Type(name))?,
+            Expr::Key(map, key, or) => match self.walk(map, &[key], items)? {
                 Some(value) => value,
                 None => self.at(or, items)?,
             },
@@ -187,6 +187,31 @@ impl Scope<'_> {
         })
     }
 
+    /// A field below a value. What stands somewhere is not copied for it.
+    fn walk(
+        &self,
+        base: &Expr,
+        path: &[&'static str],
+        items: &mut Vec<(&'static str, Value)>,
+    ) -> Result<Option<Value>, Fault> {
+        if let Some(base) = self.place(base, items) {
+            return walk(base, path).map(Option::<&Value>::cloned);
+        }
+        let base = self.at(base, items)?;
+        walk(&base, path).map(Option::<&Value>::cloned)
+    }
+
+    /// Where the value of an expression stands, if it does.
+    fn place<'s>(&'s self, expr: &Expr, items: &'s [(&'static str, Value)]) -> Option<&'s Value> {
+        match expr {
+            Expr::Object => Some(self.object),
+            Expr::Variable(name) => self.variables.get(name),
+            Expr::Item(name) => items.iter().rev().find(|(item, _)| item == name).map(|(_, value)| value),
+            Expr::Field(base, name) => self.place(base, items)?.get(name),
+            _ => None,
+        }
+    }
+
     fn truth(&self, expr: &Expr, items: &mut Vec<(&'static str, Value)>) -> Result<bool, Fault> {
         self.at(expr, items)?.as_bool().ok_or(Fault::Type("the condition"))
     }
@@ -230,11 +255,11 @@ fn named(expr: &Expr, or: &'static str) -> &'static str {
 
 /// `None` where a field on the way is absent. As CEL's `has`: what is there and no object is a
 /// fault, what is there and null is there.
-fn walk(mut value: Value, path: &[&'static str]) -> Result<Option<Value>, Fault> {
+fn walk<'v>(mut value: &'v Value, path: &[&'static str]) -> Result<Option<&'v Value>, Fault> {
     let mut above = "the object";
     for name in path {
-        let Value::Object(mut map) = value else { return Err(Fault::Type(above)) };
-        match map.remove(*name) {
+        let Value::Object(map) = value else { return Err(Fault::Type(above)) };
+        match map.get(*name) {
             Some(found) => value = found,
             None => return Ok(None),
         }

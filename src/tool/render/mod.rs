@@ -281,3 +281,57 @@ fn usage(saw: impl Into<String>) -> Finding {
         .why("what is printed is what the policies would make of the manifests, nothing less")
         .next("run `kubectl countersign render --help` and correct the command")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Every place in a value, as a JSON pointer.
+    fn places(value: &Value, at: &str, into: &mut Vec<String>) {
+        into.push(at.to_owned());
+        match value {
+            Value::Object(map) => {
+                for (name, field) in map {
+                    places(field, &format!("{at}/{}", name.replace('~', "~0").replace('/', "~1")), into);
+                }
+            }
+            Value::Array(list) => {
+                for (n, item) in list.iter().enumerate() {
+                    places(item, &format!("{at}/{n}"), into);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The API server refuses most of these; the tool gets them before it does.
+    #[test]
+    fn a_pod_of_any_shape_is_rendered_or_refused_and_what_is_rendered_is_stable() {
+        let text = include_str!("../../../policies/corpus/workloads.yaml");
+        let tier = Tier::parse(include_str!("../../../policies/corpus/tiers/sidecar.toml")).unwrap();
+        let cluster = Cluster { namespace: "payments".to_owned(), ..Cluster::default() };
+        let (mut rendered, mut refused) = (0, 0);
+        for document in parse_documents("corpus", text).unwrap() {
+            let pod = pods::created(&document, "payments").unwrap().pod;
+            let mut all = Vec::new();
+            places(&pod, "", &mut all);
+            for place in all {
+                for odd in [json!(null), json!(""), json!(0), json!([]), json!([null]), json!({})] {
+                    let mut changed = pod.clone();
+                    *changed.pointer_mut(&place).unwrap() = odd;
+                    if mutate(&mut changed, &tier, &cluster).is_err() {
+                        refused += 1;
+                        continue;
+                    }
+                    rendered += 1;
+                    let once = changed.clone();
+                    mutate(&mut changed, &tier, &cluster).unwrap();
+                    assert_eq!(changed, once, "{place}");
+                }
+            }
+        }
+        assert!(rendered > 500 && refused > 500, "{rendered} {refused}");
+    }
+}

@@ -285,11 +285,11 @@ fn container(tier: &Tier, name: &'static str) -> Expr {
     };
     let env = |name: &str, is: Expr| record([("name", value(name)), ("value", is)]);
     let mut mounts = vec![
-        json!({ "name": SECRETS, "mountPath": "/run/countersign/secrets", "readOnly": false }),
+        json!({ "name": SECRETS, "mountPath": "/run/countersign/secrets" }),
         json!({ "name": INITDATA, "mountPath": "/run/countersign/initdata", "readOnly": true }),
     ];
     if tier.shape == Shape::Direct {
-        mounts.push(json!({ "name": CONFIGFS, "mountPath": "/sys/kernel/config", "readOnly": false }));
+        mounts.push(json!({ "name": CONFIGFS, "mountPath": "/sys/kernel/config" }));
     }
     let mut fields = vec![
         ("name", value(name)),

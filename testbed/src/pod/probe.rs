@@ -58,7 +58,9 @@ impl Probe {
     fn ask(&self, world: &World) -> io::Result<u16> {
         let mut stream = world.connect(&format!("{POD_IP}:{}", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        write!(stream, "GET {} HTTP/1.1\r\nHost: {POD_IP}\r\nConnection: close\r\n\r\n", self.path)?;
+        // In one write: a server that answers early may close before a second one.
+        let request = format!("GET {} HTTP/1.1\r\nHost: {POD_IP}\r\nConnection: close\r\n\r\n", self.path);
+        stream.write_all(request.as_bytes())?;
         let mut head = Vec::new();
         let mut buffer = [0_u8; 512];
         while !head.contains(&b'\n') && head.len() < MAX_HEAD {
