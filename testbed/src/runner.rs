@@ -150,7 +150,9 @@ impl Need {
                 match crate::pod::crun() {
                     None => Err("no crun on this machine".to_owned()),
                     Some(_) if !ip() => Err("no ip (iproute2) on this machine".to_owned()),
-                    Some(_) => Ok(()),
+                    Some(_) => World::private()
+                        .and_then(|world| world.one_cgroup_tree())
+                        .map_err(|error| format!("no unified tree of control groups: {error}")),
                 }
             }
             Self::Curl => curl().map(drop).ok_or_else(|| "no curl on this machine".to_owned()),
