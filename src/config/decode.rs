@@ -86,7 +86,10 @@ impl Decoder {
 
     /// Adds a problem at a key that was read (or, where it is absent, at the document).
     pub(crate) fn problem(&mut self, key: &str, message: impl Into<String>, hint: impl Into<String>) {
-        let problem = Problem::new(self.origin.clone(), key, message).at(self.marks.get(key).copied());
+        // Of a key that is not there, the table's place.
+        let table = || key.rsplit_once('.').and_then(|(table, _)| self.marks.get(table));
+        let mark = self.marks.get(key).or_else(table).copied();
+        let problem = Problem::new(self.origin.clone(), key, message).at(mark);
         self.report(problem.hint(hint));
     }
 

@@ -8,7 +8,7 @@ use std::fmt::Display;
 use super::grammar::show_duration;
 use super::raw::count_certificates;
 use super::resolve::Sources;
-use super::roles::{Exposure, ForwardIdentity, IdentitySource, Inbound, Peers, Protocol, Roles};
+use super::roles::{Allow, Exposure, ForwardIdentity, IdentitySource, Inbound, Peers, Protocol, Roles};
 use super::types::{Config, Expect, Format, Kbs, LogFormat, SecretFile, Secrets, Source};
 use crate::finding::printable;
 
@@ -162,12 +162,16 @@ fn expect(table: &mut Table<'_>, key: &str, expect: &Expect) {
 
 fn roles(table: &mut Table<'_>, roles: &Roles) {
     if let Some(identity) = &roles.identity {
-        let source = match identity.source {
+        let source = match &identity.source {
             IdentitySource::Own => "self",
-            IdentitySource::KbsCertificate => "kbs-certificate",
+            IdentitySource::KbsCertificate { .. } => "kbs-certificate",
             IdentitySource::Issuer => "issuer",
         };
         table.row("identity.source", source);
+        if let IdentitySource::KbsCertificate { certificate, key } = &identity.source {
+            table.row("identity.certificate", certificate);
+            table.row("identity.key", key);
+        }
         table.option("identity.spiffe", identity.spiffe.as_ref());
         table.row("identity.dns", list(&identity.dns));
         table.row("identity.lifetime", show_duration(identity.lifetime));
@@ -180,6 +184,7 @@ fn roles(table: &mut Table<'_>, roles: &Roles) {
         };
         table.row("peers.trust", trust);
         table.option("peers.roots", roots);
+        table.row("peers.refresh", show_duration(roles.refresh()));
         if let Some(evidence) = evidence {
             table.row("peers.evidence.token_roots", &evidence.token_roots);
             table.row("peers.evidence.pins", &evidence.pins);
@@ -195,6 +200,12 @@ fn roles(table: &mut Table<'_>, roles: &Roles) {
         table.row(format!("{key}.to"), &outbound.to);
         table.row(format!("{key}.peer"), &outbound.peer);
     }
+    if !roles.inbound.is_empty() {
+        table.row("drain", show_duration(roles.drain()));
+        table.row("limits.connections", roles.limits.connections());
+        table.row("limits.unauthenticated", roles.limits.unauthenticated());
+        table.row("limits.handshakes", roles.limits.handshakes());
+    }
     table.option("health.listen", roles.health);
     table.option("metrics.listen", roles.metrics);
 }
@@ -203,7 +214,10 @@ fn inbound(table: &mut Table<'_>, key: &str, inbound: &Inbound) {
     table.row(format!("{key}.listen"), inbound.listen);
     table.row(format!("{key}.app"), &inbound.app);
     table.row(format!("{key}.protocol"), if inbound.protocol == Protocol::Http { "http" } else { "tcp" });
-    table.row(format!("{key}.allow"), list(&inbound.allow));
+    match &inbound.allow {
+        Allow::Listed(patterns) => table.row(format!("{key}.allow"), list(patterns)),
+        Allow::Resource(uri) => table.row(format!("{key}.allow_from"), uri),
+    }
     let forward = match inbound.forward_identity {
         ForwardIdentity::Xfcc => "xfcc",
         ForwardIdentity::ProxyV2 => "proxy-v2",
@@ -211,6 +225,7 @@ fn inbound(table: &mut Table<'_>, key: &str, inbound: &Inbound) {
     };
     table.row(format!("{key}.forward_identity"), forward);
     table.row(format!("{key}.probes"), list(&inbound.probes));
+    table.row(format!("{key}.response_timeout"), show_duration(inbound.response_timeout));
     table.row(format!("{key}.exposure"), if inbound.exposure == Exposure::Refuse { "refuse" } else { "warn" });
 }
 

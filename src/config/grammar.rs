@@ -96,11 +96,11 @@ pub const SPIFFE: Grammar = Grammar {
     pattern: "^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+$",
     max: 2048,
 };
-/// A set of SPIFFE identities.
-pub const SPIFFE_PATTERN: Grammar = Grammar {
-    name: "spiffe://domain/path, `*` for one segment",
+/// A set of peers.
+pub const PEER_PATTERN: Grammar = Grammar {
+    name: "spiffe://domain/path, `*` for one segment, or dns:name",
     example: "spiffe://example.org/ns/web/sa/*",
-    pattern: "^spiffe://[a-z0-9._-]+(/([A-Za-z0-9._-]+|\\*))+$",
+    pattern: "^(spiffe://[a-z0-9._-]+(/([A-Za-z0-9._-]+|\\*))+|dns:[a-z0-9-]+(\\.[a-z0-9-]+)*)$",
     max: 2048,
 };
 /// A DNS name.

@@ -6,8 +6,8 @@
 //! In a path, `[]` stands for every element of an array of tables.
 
 use super::grammar::{
-    ABSOLUTE, DNS, EXACT, Grammar, HOST_PORT, HTTP_PATH, KBS_URI, KBS_URL, LOCAL, MODE, NAMESPACE, PEM, RELATIVE,
-    SHA256, SOCKET, SOURCE, SPIFFE, SPIFFE_PATTERN, WORKLOAD,
+    ABSOLUTE, DNS, EXACT, Grammar, HOST_PORT, HTTP_PATH, KBS_URI, KBS_URL, LOCAL, MODE, NAMESPACE, PEER_PATTERN, PEM,
+    RELATIVE, SHA256, SOCKET, SOURCE, SPIFFE, WORKLOAD,
 };
 use super::types::CEILING_MAX_BYTES;
 
@@ -178,6 +178,8 @@ pub const KEYS: &[Key] = &[
 
     key("identity", Kind::Table, SIDECAR, "Who this workload is to its peers."),
     key("identity.source", Kind::Word(&["self", "kbs-certificate", "issuer"]), SIDECAR, "Who certifies the key.").required(),
+    key("identity.certificate", Kind::Text(&KBS_URI), SIDECAR, "Resource with the certificate chain, PEM, leaf first. With `kbs-certificate`."),
+    key("identity.key", Kind::Text(&KBS_URI), SIDECAR, "Resource with its private key, PEM. With `kbs-certificate`."),
     key("identity.spiffe", Kind::Text(&SPIFFE), SIDECAR, "Its SPIFFE identity."),
     key("identity.dns", Kind::Texts { of: &DNS, min: 0, max: 16 }, SIDECAR, "Its DNS names.").default("[]"),
     key("identity.lifetime", Kind::Duration { min: 300, max: 24 * HOUR }, SIDECAR, "Life of one certificate.").default("\"1h\""),
@@ -185,6 +187,7 @@ pub const KEYS: &[Key] = &[
     key("peers", Kind::Table, SIDECAR, "Who peers must prove to be."),
     key("peers.trust", Kind::Word(&["roots", "evidence", "both"]), SIDECAR, "What makes a peer's certificate count.").required(),
     key("peers.roots", Kind::Text(&KBS_URI), SIDECAR, "Resource with the roots of the mesh. Required unless `trust = \"evidence\"`."),
+    key("peers.refresh", Kind::Duration { min: 5, max: 24 * HOUR }, SIDECAR, "How often, at least, roots and `allow_from` are read again.").default("\"15m\""),
     key("peers.evidence", Kind::Table, SIDECAR, "What a peer's evidence must show. Required unless `trust = \"roots\"`."),
     key("peers.evidence.token_roots", Kind::Text(&KBS_URI), SIDECAR, "Resource with the roots of the verifier's tokens.").required(),
     key("peers.evidence.pins", Kind::Text(&KBS_URI), SIDECAR, "Resource with the digests allowed for each identity.").required(),
@@ -194,15 +197,24 @@ pub const KEYS: &[Key] = &[
     key("inbound[].listen", Kind::Text(&SOCKET), SIDECAR, "Address to listen on.").required(),
     key("inbound[].app", Kind::Text(&LOCAL), SIDECAR, "Where the app listens.").required(),
     key("inbound[].protocol", Kind::Word(&["http", "tcp"]), SIDECAR, "What is spoken.").default("\"http\""),
-    key("inbound[].allow", Kind::Texts { of: &SPIFFE_PATTERN, min: 1, max: 256 }, SIDECAR, "Who may connect. `*` is exactly one whole segment.").required(),
+    key("inbound[].allow", Kind::Texts { of: &PEER_PATTERN, min: 1, max: 256 }, SIDECAR, "Who may connect. `*` is exactly one whole segment. This or `allow_from`."),
+    key("inbound[].allow_from", Kind::Text(&KBS_URI), SIDECAR, "Resource with the list: JSON, an array of what `allow` may hold. Read again like the roots."),
     key("inbound[].forward_identity", Kind::Word(&["xfcc", "proxy-v2", "none"]), SIDECAR, "How the app learns who calls.").default("\"xfcc\" for http, \"none\" for tcp"),
     key("inbound[].probes", Kind::Texts { of: &HTTP_PATH, min: 0, max: 8 }, SIDECAR, "Paths of the app that the health port asks for.").default("[]"),
     key("inbound[].exposure", Kind::Word(&["refuse", "warn"]), SIDECAR, "What happens when the app listens on more than loopback.").default("\"refuse\""),
+
+    key("inbound[].response_timeout", Kind::Duration { min: 1, max: HOUR }, SIDECAR, "How long the app may take for the head of its answer (http).").default("\"60s\""),
 
     key("outbound", Kind::Tables { max: 32 }, SIDECAR, "A local port that reaches one peer."),
     key("outbound[].listen", Kind::Text(&LOCAL), SIDECAR, "Where the app dials.").required(),
     key("outbound[].to", Kind::Text(&HOST_PORT), SIDECAR, "Where the peer listens.").required(),
     key("outbound[].peer", Kind::Text(&SPIFFE), SIDECAR, "Who must answer there.").required(),
+
+    key("drain", Kind::Duration { min: 1, max: HOUR }, SIDECAR, "How long open connections may go on after SIGTERM. Below the pod's grace period.").default("\"25s\""),
+    key("limits", Kind::Table, SIDECAR, "What callers may take of this pod."),
+    key("limits.connections", Kind::Integer { min: 1, max: 1_000_000 }, SIDECAR, "Connections of authenticated peers at once.").default("20000"),
+    key("limits.unauthenticated", Kind::Integer { min: 1, max: 100_000 }, SIDECAR, "Connections that have not authenticated yet, at once.").default("512"),
+    key("limits.handshakes", Kind::Integer { min: 1, max: 1_000_000 }, SIDECAR, "New handshakes each second, of everybody together.").default("1000"),
 
     key("health", Kind::Table, ALL, "`/startupz`, `/livez`, `/readyz`."),
     key("health.listen", Kind::Text(&SOCKET), ALL, "Address to listen on.").required(),

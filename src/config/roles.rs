@@ -6,7 +6,7 @@ use core::net::SocketAddr;
 use std::time::Duration;
 
 use super::grammar::{HostPort, Local};
-use super::spiffe::{SpiffeId, SpiffePattern};
+use super::spiffe::{PeerPattern, SpiffeId};
 use crate::formats::kbs_uri::KbsUri;
 
 /// What the long-running roles need.
@@ -16,14 +16,66 @@ pub struct Roles {
     pub identity: Option<Identity>,
     /// `[peers]`.
     pub peers: Option<Peers>,
+    /// `peers.refresh`: how often, at least, roots and allow-lists are read again.
+    pub refresh: Option<Duration>,
     /// `[[inbound]]`.
     pub inbound: Vec<Inbound>,
     /// `[[outbound]]`.
     pub outbound: Vec<Outbound>,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `drain`: how long open connections may go on after SIGTERM.
+    pub drain: Option<Duration>,
     /// `[health] listen`.
     pub health: Option<SocketAddr>,
     /// `[metrics] listen`.
     pub metrics: Option<SocketAddr>,
+}
+
+impl Roles {
+    /// How often, at least, roots and allow-lists are read again.
+    pub fn refresh(&self) -> Duration {
+        self.refresh.unwrap_or(Duration::from_secs(15 * 60))
+    }
+
+    /// How long open connections may go on after SIGTERM: inside the 30 s that Kubernetes gives a pod
+    /// by default, with room for what comes after.
+    pub fn drain(&self) -> Duration {
+        self.drain.unwrap_or(Duration::from_secs(25))
+    }
+
+    /// Where kubelet asks: the port that the mutating policies write into probes.
+    pub fn health(&self) -> SocketAddr {
+        self.health.unwrap_or(SocketAddr::from(([0; 16], 15821)))
+    }
+}
+
+impl Limits {
+    /// Connections of authenticated peers at once.
+    pub fn connections(&self) -> usize {
+        self.connections.unwrap_or(20_000)
+    }
+
+    /// Connections that have not authenticated yet, at once.
+    pub fn unauthenticated(&self) -> usize {
+        self.unauthenticated.unwrap_or(512)
+    }
+
+    /// New handshakes each second: about a quarter of one core, at 0.25 ms each (docs/performance.md).
+    pub fn handshakes(&self) -> u32 {
+        self.handshakes.unwrap_or(1000)
+    }
+}
+
+/// `[limits]`: what strangers, and peers, may take of this pod. `None`: the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of authenticated peers at once.
+    pub connections: Option<usize>,
+    /// Connections that have not authenticated yet, at once.
+    pub unauthenticated: Option<usize>,
+    /// New handshakes each second, of everybody together.
+    pub handshakes: Option<u32>,
 }
 
 /// `[identity]`.
@@ -39,13 +91,18 @@ pub struct Identity {
     pub lifetime: Duration,
 }
 
-/// `identity.source`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// `identity.source`, with what each needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdentitySource {
     /// Self-signed; peers demand evidence.
     Own,
     /// A ready key and certificate, as resources of the KBS.
-    KbsCertificate,
+    KbsCertificate {
+        /// PEM of the leaf, and of what stands between it and the root.
+        certificate: KbsUri,
+        /// PEM of the private key.
+        key: KbsUri,
+    },
     /// The mesh's issuer.
     Issuer,
 }
@@ -81,14 +138,25 @@ pub struct Inbound {
     pub app: Local,
     /// What is spoken.
     pub protocol: Protocol,
-    /// Who may connect. Never empty.
-    pub allow: Vec<SpiffePattern>,
+    /// Who may connect.
+    pub allow: Allow,
     /// How the app learns who calls.
     pub forward_identity: ForwardIdentity,
     /// Paths of the app that the health port asks for.
     pub probes: Vec<String>,
     /// What happens when the app listens on more than loopback.
     pub exposure: Exposure,
+    /// How long the app may take for the head of its answer.
+    pub response_timeout: Duration,
+}
+
+/// Who may connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allow {
+    /// `inbound.allow`. Never empty.
+    Listed(Vec<PeerPattern>),
+    /// `inbound.allow_from`: a resource with the list, read again like the roots.
+    Resource(KbsUri),
 }
 
 /// `inbound.protocol`.

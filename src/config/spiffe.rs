@@ -47,6 +47,62 @@ impl SpiffePattern {
     }
 }
 
+/// Who a peer's certificate says it is: exactly one of these.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PeerId {
+    /// Its one URI.
+    Spiffe(SpiffeId),
+    /// Its one DNS name, where it has no URI. Lower case.
+    Dns(String),
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spiffe(id) => id.fmt(f),
+            Self::Dns(name) => write!(f, "dns:{name}"),
+        }
+    }
+}
+
+/// An entry of an allow-list.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PeerPattern {
+    /// `spiffe://…`, where a segment may be `*`.
+    Spiffe(SpiffePattern),
+    /// `dns:name`, exactly.
+    Dns(String),
+}
+
+impl PeerPattern {
+    /// Parses; the message says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        match text.strip_prefix("dns:") {
+            Some(name) => super::grammar::dns(name).map(Self::Dns),
+            None if text.starts_with("spiffe://") => SpiffePattern::parse(text).map(Self::Spiffe),
+            None => Err("must start with `spiffe://` or `dns:`"),
+        }
+    }
+
+    /// Whether `id` is one of those meant.
+    pub fn matches(&self, id: &PeerId) -> bool {
+        match (self, id) {
+            (Self::Spiffe(pattern), PeerId::Spiffe(id)) => pattern.matches(id),
+            (Self::Dns(name), PeerId::Dns(other)) => name == other,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for PeerPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spiffe(pattern) => pattern.fmt(f),
+            Self::Dns(name) => write!(f, "dns:{name}"),
+        }
+    }
+}
+
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

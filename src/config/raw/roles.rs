@@ -5,21 +5,36 @@ use std::time::Duration;
 use super::super::decode::{Decoder, Section};
 use super::super::grammar::{dns, host_port, http_path, local, socket};
 use super::super::roles::{
-    Exposure, ForwardIdentity, Identity, IdentitySource, Inbound, Outbound, PeerEvidence, Peers, Protocol, Roles,
+    Allow, Exposure, ForwardIdentity, Identity, IdentitySource, Inbound, Limits, Outbound, PeerEvidence, Peers,
+    Protocol, Roles,
 };
-use super::super::spiffe::{SpiffeId, SpiffePattern};
+use super::super::spiffe::{PeerPattern, SpiffeId};
 use crate::formats::kbs_uri::KbsUri;
 
 /// Life of one certificate where none is written: short enough that nobody waits for a
 /// revocation, long enough for a KBS that is away for a while.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 
+/// The app's answer where no time is written: as long as nginx (`proxy_read_timeout`) gives one.
+const DEFAULT_RESPONSE: Duration = Duration::from_secs(60);
+
 pub(super) fn read(d: &mut Decoder, top: &mut Section<'_>) -> Roles {
     let mut roles = Roles {
         identity: top.table(d, "identity").and_then(|section| identity(d, section)),
-        peers: top.table(d, "peers").and_then(|section| peers(d, section)),
+        drain: top.duration(d, "drain"),
         ..Roles::default()
     };
+    if let Some(section) = top.table(d, "peers") {
+        (roles.peers, roles.refresh) = peers(d, section);
+    }
+    if let Some(mut section) = top.table(d, "limits") {
+        roles.limits = Limits {
+            connections: section.integer(d, "connections").and_then(|n| usize::try_from(n).ok()),
+            unauthenticated: section.integer(d, "unauthenticated").and_then(|n| usize::try_from(n).ok()),
+            handshakes: section.integer(d, "handshakes").and_then(|n| u32::try_from(n).ok()),
+        };
+        section.finish(d);
+    }
     for section in top.tables(d, "inbound") {
         roles.inbound.extend(inbound(d, section));
     }
@@ -38,12 +53,35 @@ pub(super) fn read(d: &mut Decoder, top: &mut Section<'_>) -> Roles {
 }
 
 fn identity(d: &mut Decoder, mut section: Section<'_>) -> Option<Identity> {
-    let source = section.word(d, "source").and_then(|word| match word {
-        "self" => Some(IdentitySource::Own),
-        "kbs-certificate" => Some(IdentitySource::KbsCertificate),
-        "issuer" => Some(IdentitySource::Issuer),
+    let word = section.word(d, "source");
+    let before = d.problems.len();
+    let certificate = section.text(d, "certificate", KbsUri::parse);
+    let key = section.text(d, "key", KbsUri::parse);
+    let told = d.problems.len() > before;
+    let full = section.full("source");
+    let source = match (word, certificate, key) {
+        (Some("kbs-certificate"), Some(certificate), Some(key)) => {
+            Some(IdentitySource::KbsCertificate { certificate, key })
+        }
+        (Some("kbs-certificate"), certificate, _) => {
+            if !told {
+                let what = if certificate.is_none() { "identity.certificate" } else { "identity.key" };
+                d.problem(&full, format!("needs `{what}`"), format!("add `{what}`, or choose another `source`"));
+            }
+            None
+        }
+        (Some(_), certificate, key) if certificate.is_some() || key.is_some() => {
+            d.problem(
+                &full,
+                "does not use `certificate` and `key`",
+                "write `source = \"kbs-certificate\"`, or remove both",
+            );
+            None
+        }
+        (Some("self"), ..) => Some(IdentitySource::Own),
+        (Some("issuer"), ..) => Some(IdentitySource::Issuer),
         _ => None,
-    });
+    };
     let spiffe = section.text(d, "spiffe", SpiffeId::parse);
     let dns = section.texts(d, "dns", dns).unwrap_or_default();
     let lifetime = section.duration(d, "lifetime").unwrap_or(DEFAULT_LIFETIME);
@@ -51,7 +89,8 @@ fn identity(d: &mut Decoder, mut section: Section<'_>) -> Option<Identity> {
     Some(Identity { source: source?, spiffe, dns, lifetime })
 }
 
-fn peers(d: &mut Decoder, mut section: Section<'_>) -> Option<Peers> {
+fn peers(d: &mut Decoder, mut section: Section<'_>) -> (Option<Peers>, Option<Duration>) {
+    let refresh = section.duration(d, "refresh");
     let trust = section.word(d, "trust");
     let before = d.problems.len();
     let roots = section.text(d, "roots", KbsUri::parse);
@@ -82,7 +121,7 @@ fn peers(d: &mut Decoder, mut section: Section<'_>) -> Option<Peers> {
         _ => None,
     };
     section.finish(d);
-    peers
+    (peers, refresh)
 }
 
 fn evidence(d: &mut Decoder, mut section: Section<'_>) -> Option<PeerEvidence> {
@@ -100,7 +139,29 @@ fn inbound(d: &mut Decoder, mut section: Section<'_>) -> Option<Inbound> {
         Some("tcp") => Protocol::Tcp,
         _ => Protocol::Http,
     };
-    let allow = section.texts(d, "allow", SpiffePattern::parse);
+    let before = d.problems.len();
+    let inline = section.texts(d, "allow", PeerPattern::parse);
+    let resource = section.text(d, "allow_from", KbsUri::parse);
+    let told = d.problems.len() > before;
+    let key = section.full("allow");
+    let allow = match (inline, resource) {
+        (Some(patterns), None) => Some(Allow::Listed(patterns)),
+        (None, Some(resource)) => Some(Allow::Resource(resource)),
+        (Some(_), Some(_)) => {
+            d.problem(&key, "stands beside `allow_from`", "write the list in one place: here, or in the resource");
+            None
+        }
+        (None, None) => {
+            if !told {
+                d.problem(
+                    &key,
+                    "is missing: nobody could connect",
+                    "add `allow`, or `allow_from` with a resource that holds the list",
+                );
+            }
+            None
+        }
+    };
     let forward_identity = match (section.word(d, "forward_identity"), protocol) {
         (Some("xfcc") | None, Protocol::Http) => ForwardIdentity::Xfcc,
         (Some("proxy-v2"), Protocol::Tcp) => ForwardIdentity::ProxyV2,
@@ -116,8 +177,10 @@ fn inbound(d: &mut Decoder, mut section: Section<'_>) -> Option<Inbound> {
         Some("warn") => Exposure::Warn,
         _ => Exposure::Refuse,
     };
+    let response_timeout = section.duration(d, "response_timeout").unwrap_or(DEFAULT_RESPONSE);
     section.finish(d);
-    Some(Inbound { listen: listen?, app: app?, protocol, allow: allow?, forward_identity, probes, exposure })
+    let (listen, app, allow) = (listen?, app?, allow?);
+    Some(Inbound { listen, app, protocol, allow, forward_identity, probes, exposure, response_timeout })
 }
 
 fn outbound(d: &mut Decoder, mut section: Section<'_>) -> Option<Outbound> {

@@ -83,7 +83,7 @@ fn everything_resolves_when_measured() {
     assert_eq!((config.serial, config.kbs.url.len(), config.secrets.files.len()), (7, 2, 5));
     assert_eq!(config.kbs.via, Via::ALL);
     assert_eq!(config.log, Log { level: tracing::Level::INFO, format: LogFormat::Json });
-    assert_eq!(config.roles.inbound.len(), 1);
+    assert_eq!(config.roles.inbound.len(), 2);
     assert_eq!(config.allow_env, ["COUNTERSIGN_LOG", "COUNTERSIGN_DEADLINE"]);
 }
 
