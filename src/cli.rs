@@ -19,7 +19,7 @@ pub use render::{Policies, Render, TierChoice};
     version,
     about,
     max_term_width = 100,
-    after_help = "Without a command, COUNTERSIGN_ROLE=init names the role (the image needs no arguments).\n\
+    after_help = "Without a command, COUNTERSIGN_ROLE=init|sidecar names the role (the image needs no arguments).\n\
                   Exit codes name the class of a refusal; docs/errors.md lists them."
 )]
 pub struct Countersign {
@@ -39,6 +39,15 @@ Examples:
   # a file
   countersign init --config /etc/countersign/countersign.toml")]
     Init(Init),
+    /// Hold a certificate, and terminate mTLS in front of the app (a native sidecar)
+    #[command(after_help = "\
+Examples:
+  # in the pod's manifest: the configuration is initdata's, or the KBS delivers it
+  COUNTERSIGN_ROLE=sidecar COUNTERSIGN_NAMESPACE=payments COUNTERSIGN_WORKLOAD=api countersign
+  # what kubelet asks
+  curl -i http://localhost:15821/readyz
+Signals: TERM drains, a second TERM cuts; HUP renews the certificate now.")]
+    Sidecar,
     /// Fetch one secret into one file on memory (in place of `curl 127.0.0.1:8006`)
     #[command(after_help = "\
 Examples:

@@ -46,6 +46,10 @@ pub enum Class {
     Sealed,
     /// No certificate was issued, or it could not be renewed.
     Certificate,
+    /// The app can be called past the sidecar.
+    AppExposed,
+    /// Connections were cut at the end of the drain.
+    DrainForced,
 }
 
 /// Who has to act on a finding.
@@ -277,6 +281,26 @@ pub const TABLE: &[Row] = &[
         level: Level::Error,
         retry: Retry::Transient,
     },
+    Row {
+        class: Class::AppExposed,
+        code: 83,
+        label: "app-exposed",
+        meaning: "The app listens on more than loopback: it can be called without the sidecar.",
+        hint: "make the app listen on 127.0.0.1 (`HOST=127.0.0.1` in many frameworks)",
+        who: Who::AppDeveloper,
+        level: Level::Error,
+        retry: Retry::Never,
+    },
+    Row {
+        class: Class::DrainForced,
+        code: 84,
+        label: "drain-forced",
+        meaning: "The pod ended while callers were still connected, and they were cut.",
+        hint: "raise `drain` in the configuration, below the pod's terminationGracePeriodSeconds",
+        who: Who::AppSecurity,
+        level: Level::Warn,
+        retry: Retry::Never,
+    },
 ];
 
 impl Class {
@@ -415,7 +439,7 @@ pub fn printable(text: &str, max: usize) -> String {
 mod tests {
     use super::*;
 
-    const ALL: [Class; 16] = [
+    const ALL: [Class; 18] = [
         Class::Usage,
         Class::Content,
         Class::Backend,
@@ -432,6 +456,8 @@ mod tests {
         Class::InitdataMismatch,
         Class::Sealed,
         Class::Certificate,
+        Class::AppExposed,
+        Class::DrainForced,
     ];
 
     #[test]

@@ -6,8 +6,8 @@
 //! | layer | rooms |
 //! |---|---|
 //! | roles | [`role`], [`tool`] |
-//! | flows | [`access`], [`secrets`] |
-//! | ports | [`guest_api`], [`kbs`], [`ramdir`], [`tsm`], [`tls`], [`observe`], [`clock`], [`ports`], [`cli`] |
+//! | flows | [`access`], [`secrets`], [`identity`], [`proxy`] |
+//! | ports | [`guest_api`], [`kbs`], [`ramdir`], [`tsm`], [`tls`], [`issuance`], [`observe`], [`clock`], [`ports`], [`cli`] |
 //! | judges | [`appraise`] |
 //! | facts | [`formats`], [`evidence`], [`config`], [`finding`], [`secret`] |
 
@@ -20,9 +20,12 @@ pub mod evidence;
 pub mod finding;
 pub mod formats;
 pub mod guest_api;
+pub mod identity;
+pub mod issuance;
 pub mod kbs;
 pub mod observe;
 pub mod ports;
+pub mod proxy;
 pub mod ramdir;
 pub mod role;
 pub mod secret;

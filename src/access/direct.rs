@@ -17,7 +17,7 @@ use super::rcar::{EvidenceSource, Rcar};
 use super::{Attester, Deadline};
 use crate::finding::{Class, Finding};
 use crate::formats::kbs_uri::KbsUri;
-use crate::kbs::{Client, Error, Problem, Remedy, Session};
+use crate::kbs::{Client, Error, Problem, Remedy, Session, TeeKey};
 use crate::secret::Secret;
 
 /// Tries where the cause may or may not pass: AMD's key service answers 429 to a busy verifier, a
@@ -94,6 +94,11 @@ impl<A: Attester> DirectRoad<A> {
     pub async fn token(&self) -> Result<Zeroizing<String>, Finding> {
         let live = self.session().await?;
         Ok(Zeroizing::new(live.session.token().to_owned()))
+    }
+
+    /// The key that is attested with the session at hand; attests if there is none yet.
+    pub async fn key(&self) -> Result<Arc<TeeKey>, Finding> {
+        Ok(Arc::clone(self.session().await?.session.key()))
     }
 
     /// Fetches one resource, at most `max_bytes` long.

@@ -119,6 +119,18 @@ impl Road {
         fetched.map_err(|finding| in_words_of(self.named_in, finding))
     }
 
+    /// The key that the KBS attested, PKCS#8; attests if nobody has. `None` over CDH: the guest's services
+    /// keep theirs to themselves.
+    pub async fn attested_key(&self) -> Result<Option<Secret>, Finding> {
+        let key = match &self.kind {
+            Kind::Rcar(road) => road.key().await,
+            Kind::Token(road) => road.key().await,
+            Kind::Cdh(_) => return Ok(None),
+        };
+        let key = key.map_err(|finding| in_words_of(self.named_in, finding))?;
+        key.to_pkcs8().map(Some).map_err(|_| Finding::new(Class::Bug, "the attested key cannot be exported"))
+    }
+
     /// The verdict of the attestation that resources were released on, where it is not good: the
     /// KBS's resource policy releases to guests that its own verifier does not affirm.
     pub async fn released_without_affirming(&self) -> Option<&'static str> {

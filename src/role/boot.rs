@@ -13,6 +13,7 @@ use crate::config::{
 };
 use crate::finding::{Class, Finding};
 use crate::formats::kbs_uri::KbsUri;
+use crate::identity;
 use crate::observe;
 use crate::ports::Ports;
 use crate::secret::Secret;
@@ -48,9 +49,9 @@ pub(super) struct Booted {
     taken: Option<(Endpoint, Road)>,
 }
 
-/// The configuration of `init`: of the highest provenance that there is. What was named and cannot
+/// The configuration of a role: of the highest provenance that there is. What was named and cannot
 /// be had is a refusal, never a reason to believe less.
-pub(super) async fn configuration(ports: &Ports, file: Option<&Path>) -> Result<Booted, Refused> {
+pub(super) async fn configuration(ports: &Ports, file: Option<&Path>, role: Role) -> Result<Booted, Refused> {
     let bootstrap = config::bootstrap(&ports.env).map_err(|problems| (None, told(ports, &problems)))?;
     if let (Some(_), Some(file)) = (&bootstrap.audience, file) {
         return Err((
@@ -72,17 +73,17 @@ pub(super) async fn configuration(ports: &Ports, file: Option<&Path>) -> Result<
         (Some(_), _, Some(file)) => {
             return Err((None, two_documents(file, "this guest's initdata holds a countersign.toml")));
         }
-        (Some(document), _, None) => (resolve(ports, Some(document))?, None),
-        (None, Some(audience), _) => delivered(ports, &audience, &standing, vouched.as_ref()).await?,
+        (Some(document), _, None) => (resolve(ports, Some(document), role)?, None),
+        (None, Some(audience), _) => delivered(ports, &audience, &standing, vouched.as_ref(), role).await?,
         (None, None, Some(file)) => {
             let refuse = |finding| (Some(Provenance::Unmeasured), finding);
             let text = read_file(file).map_err(refuse)?;
             let origin = Origin::file(file.display().to_string());
             let document =
                 Document { text: &text, origin, provenance: Provenance::Unmeasured, required_audience: None };
-            (resolve(ports, Some(document))?, None)
+            (resolve(ports, Some(document), role)?, None)
         }
-        (None, None, None) => (resolve(ports, None)?, None),
+        (None, None, None) => (resolve(ports, None, role)?, None),
     };
     Ok(Booted { config, standing, vouched, taken })
 }
@@ -108,6 +109,12 @@ impl Booted {
             // One attestation for the configuration and for what it asks for.
             return Ok(Arc::new(ByRoad(road.clone())));
         }
+        self.fresh_road(ports, deadline).await
+    }
+
+    /// The way to the KBS for this configuration, with an attestation of its own.
+    pub(super) async fn fresh_road(&self, ports: &Ports, deadline: Deadline) -> Result<Arc<ByRoad>, Finding> {
+        let endpoint = self.endpoint()?;
         let choice = Choice {
             standing: &self.standing,
             via: &self.config.kbs.via,
@@ -144,6 +151,7 @@ async fn delivered(
     audience: &For,
     standing: &Standing,
     vouched: Option<&MeasuredConfig>,
+    role: Role,
 ) -> Result<(Config, Option<(Endpoint, Road)>), Refused> {
     let refuse = |provenance| move |finding| (Some(provenance), finding);
     let unproven = refuse(Provenance::DeliveredUnproven);
@@ -173,13 +181,13 @@ async fn delivered(
         )
     })?;
     let origin = Origin::Resource { uri: uri.to_string() };
-    let config = resolve(ports, Some(Document { text, origin, provenance, required_audience: Some(audience) }))?;
+    let config = resolve(ports, Some(Document { text, origin, provenance, required_audience: Some(audience) }), role)?;
     Ok((config, proven.cloned().map(|endpoint| (endpoint, road))))
 }
 
-fn resolve(ports: &Ports, document: Option<Document<'_>>) -> Result<Config, Refused> {
+fn resolve(ports: &Ports, document: Option<Document<'_>>, role: Role) -> Result<Config, Refused> {
     let provenance = document.as_ref().map_or(Provenance::Unmeasured, |document| document.provenance);
-    let inputs = Inputs { document, env: &ports.env, args: &[], role: Some(Role::Init) };
+    let inputs = Inputs { document, env: &ports.env, args: &[], role: Some(role) };
     let config = config::resolve(&inputs).map_err(|problems| (Some(provenance), told(ports, &problems)))?;
     observe::log::install(config.log, ports.banner);
     Ok(config)
@@ -203,6 +211,16 @@ impl ByRoad {
                 format!("road {via}; kbs-policy-lax: released although the verifier's verdict is `{verdict}`")
             }
         }
+    }
+}
+
+impl identity::Attested for Arc<ByRoad> {
+    async fn fetch(&self, uri: &KbsUri, max_bytes: usize) -> Result<Secret, Finding> {
+        self.0.fetch(uri, max_bytes).await
+    }
+
+    async fn key(&self) -> Result<Option<Secret>, Finding> {
+        self.0.attested_key().await
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Ended, boot};
 use crate::access::Deadline;
 use crate::cli::Init;
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::finding::{Class, Finding};
 use crate::ports::Ports;
 use crate::secrets;
@@ -22,7 +22,7 @@ async fn configuration(ports: &Ports, arguments: &Init) -> Result<boot::Booted, 
     if arguments.config.is_none() && !boot::has_settings(ports) && !boot::in_a_pod(ports) {
         return Err((None, not_here()));
     }
-    boot::configuration(ports, arguments.config.as_deref()).await
+    boot::configuration(ports, arguments.config.as_deref(), Role::Init).await
 }
 
 async fn init(ports: &Ports, booted: &boot::Booted, deadline: Deadline) -> Result<String, Finding> {

@@ -4,6 +4,7 @@ mod boot;
 mod get;
 mod init;
 mod report;
+mod sidecar;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -62,6 +63,7 @@ fn dispatch(ports: &Ports, config: fn(&Ports, &cli::Config) -> u8) -> u8 {
     };
     match command {
         Command::Init(arguments) => report::end(ports, &in_runtime(ports, "init", init::run(ports, &arguments))),
+        Command::Sidecar => report::end(ports, &in_runtime(ports, "sidecar", sidecar::run(ports))),
         Command::Get(arguments) => report::end(ports, &in_runtime(ports, "get", get::run(ports, &arguments))),
         Command::Config(command) => config(ports, &command),
     }
@@ -87,10 +89,11 @@ fn role_from_env(ports: &Ports) -> Result<Command, Finding> {
     };
     match role.to_str() {
         Some("init") => Ok(Command::Init(cli::Init { config: None })),
-        Some(later @ ("sidecar" | "diagnose" | "issuer")) => {
+        Some("sidecar") => Ok(Command::Sidecar),
+        Some(later @ ("diagnose" | "issuer")) => {
             Err(Finding::new(Class::Usage, format!("COUNTERSIGN_ROLE={later} is not in this release"))
-                .why("this release has the role `init`, and the commands `get` and `config`")
-                .next("set COUNTERSIGN_ROLE=init, or use an image of a later release"))
+                .why("this release has the roles `init` and `sidecar`, and the commands `get` and `config`")
+                .next("set COUNTERSIGN_ROLE=init or sidecar, or use an image of a later release"))
         }
         _ => Err(Finding::new(
             Class::Usage,

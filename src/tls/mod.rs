@@ -5,11 +5,15 @@
 //! one file there is no `/etc/ssl` to read.
 
 mod anchored;
+pub mod leaf;
+pub mod peer;
 mod problem;
+pub mod server;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod trust;
 
 use std::sync::Arc;
 

@@ -1,0 +1,132 @@
+//! A certificate that we sign ourselves. It proves nothing by itself: peers must ask for evidence.
+
+use std::time::Duration;
+
+use rcgen::{
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use time::OffsetDateTime;
+
+use super::Error;
+use crate::config::spiffe::SpiffeId;
+use crate::secret::Secret;
+use crate::tls::leaf::Issued;
+
+/// How far before now a certificate begins: peers' clocks may be behind ours by as much.
+const EARLIER: Duration = Duration::from_secs(5 * 60);
+
+/// What stands in the certificate.
+#[derive(Clone, Copy, Debug)]
+pub struct Names<'n> {
+    /// The SPIFFE identity.
+    pub spiffe: Option<&'n SpiffeId>,
+    /// DNS names.
+    pub dns: &'n [String],
+}
+
+/// Signs `key`'s certificate with `key`: from five minutes before `now` (seconds since 1970) until
+/// `lifetime` after it, for TLS servers and clients, for signatures only.
+pub fn sign(key: Secret, names: Names<'_>, now: u64, lifetime: Duration) -> Result<Issued, Error> {
+    let pair = PrivatePkcs8KeyDer::from(key.expose());
+    let pair = KeyPair::from_pkcs8_der_and_sign_algo(&pair, &PKCS_ECDSA_P256_SHA256).map_err(|_| Error::Key)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.not_before = moment(now.saturating_sub(EARLIER.as_secs()))?;
+    params.not_after = moment(now.saturating_add(lifetime.as_secs()))?;
+    params.serial_number = Some(serial()?);
+    if let Some(spiffe) = names.spiffe {
+        params.subject_alt_names.push(SanType::URI(spiffe.as_str().try_into().map_err(|_| Error::Make)?));
+    }
+    for name in names.dns {
+        params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into().map_err(|_| Error::Make)?));
+    }
+    let certificate = params.self_signed(&pair).map_err(|_| Error::Make)?;
+    Ok(Issued { chain: vec![certificate.der().clone()], key })
+}
+
+/// 16 random bytes, positive (RFC 5280 §4.1.2.2).
+fn serial() -> Result<SerialNumber, Error> {
+    let mut bytes = [0_u8; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::Make)?;
+    if let Some(first) = bytes.first_mut() {
+        *first = *first & 0x7f | 0x40;
+    }
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+fn moment(unix: u64) -> Result<OffsetDateTime, Error> {
+    let seconds = i64::try_from(unix).map_err(|_| Error::Time)?;
+    OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| Error::Time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kbs::TeeKey;
+    use crate::tls::leaf::{Expected, Leaf, LeafError};
+    use x509_parser::parse_x509_certificate;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn fresh_key() -> Secret {
+        TeeKey::generate().unwrap().to_pkcs8().unwrap()
+    }
+
+    fn issued() -> (Issued, SpiffeId) {
+        let id = SpiffeId::parse("spiffe://example.org/ns/payments/sa/api").unwrap();
+        let dns = ["api.payments.svc".to_owned()];
+        let names = Names { spiffe: Some(&id), dns: &dns };
+        let issued = sign(fresh_key(), names, NOW, Duration::from_secs(3600)).unwrap();
+        (issued, id)
+    }
+
+    fn expected(now: u64, id: &SpiffeId) -> Expected<'_> {
+        Expected { spiffe: Some(id), dns: &[], roots: None, now }
+    }
+
+    #[test]
+    fn our_own_certificate_has_the_profile_and_no_more() {
+        let (issued, id) = issued();
+        let (_, certificate) = parse_x509_certificate(&issued.chain[0]).unwrap();
+        assert!(!certificate.is_ca());
+        assert_eq!(certificate.validity().not_before.timestamp(), 1_800_000_000 - 300);
+        assert_eq!(certificate.validity().not_after.timestamp(), 1_800_000_000 + 3600);
+        let usage = certificate.key_usage().unwrap().unwrap().value;
+        assert_eq!(usage.flags, 1, "digitalSignature alone");
+        let extended = certificate.extended_key_usage().unwrap().unwrap().value;
+        assert!(extended.server_auth && extended.client_auth && !extended.any);
+        Leaf::check(issued, &expected(NOW, &id)).unwrap();
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_ours_now_is_not_shown() {
+        let check = |now, with: &dyn Fn(&mut Issued)| {
+            let (mut issued, id) = issued();
+            with(&mut issued);
+            Leaf::check(issued, &expected(now, &id)).unwrap_err()
+        };
+        assert_eq!(check(NOW + 3600, &|_| {}), LeafError::Expired(0));
+        assert_eq!(check(NOW - 301, &|_| {}), LeafError::NotYetValid(1));
+        assert_eq!(check(NOW, &|it| it.key = fresh_key()), LeafError::OtherKey);
+        assert_eq!(check(NOW, &|it| it.chain.clear()), LeafError::Chain(0));
+        assert_eq!(check(NOW, &|it| it.chain[0] = vec![1, 2].into()), LeafError::Unreadable);
+        let (issued, _) = issued();
+        let other = SpiffeId::parse("spiffe://example.org/ns/payments/sa/other").unwrap();
+        assert_eq!(Leaf::check(issued, &expected(NOW, &other)).unwrap_err(), LeafError::OtherIdentity);
+    }
+
+    #[test]
+    fn the_attested_key_is_the_leafs() {
+        let key = TeeKey::generate().unwrap();
+        let issued = sign(key.to_pkcs8().unwrap(), Names { spiffe: None, dns: &[] }, NOW, Duration::from_secs(600));
+        let issued = issued.unwrap();
+        let (_, certificate) = parse_x509_certificate(&issued.chain[0]).unwrap();
+        let point = certificate.public_key().subject_public_key.data.to_vec();
+        assert_eq!(point, key.public().point());
+    }
+}

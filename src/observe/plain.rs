@@ -1,0 +1,91 @@
+//! A plain HTTP/1.1 port with a few fixed pages, for kubelet and for Prometheus. Whoever asks is a
+//! stranger: one question for each connection, of bounded size, in bounded time, without a body.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::http::uri::PathAndQuery;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+/// One question: from the accepted connection to the end of the answer. Kubelet's own default is 1 s.
+const QUESTION: Duration = Duration::from_secs(5);
+
+/// Most questions at once. Kubelet asks one at a time for each probe.
+const MAX_QUESTIONS: usize = 64;
+
+/// Pause after `accept` failed: it fails again at once while descriptors are short.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Status and text of the page with this path, exactly as it was asked for; `None` where there is none.
+pub type Page = Arc<dyn Fn(&str) -> Pin<Box<dyn Future<Output = Option<(u16, String)>> + Send>> + Send + Sync>;
+
+/// Answers on `listener` for as long as it is polled.
+pub async fn serve(listener: TcpListener, pages: Page) {
+    let permits = Arc::new(Semaphore::new(MAX_QUESTIONS));
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(BACK_OFF).await;
+            continue;
+        };
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
+        let pages = Arc::clone(&pages);
+        tokio::spawn(async move {
+            let _ = timeout(QUESTION, one(stream, pages)).await;
+            drop(permit);
+        });
+    }
+}
+
+/// One connection, one question.
+async fn one(stream: TcpStream, pages: Page) {
+    let service = service_fn(move |request| {
+        let pages = Arc::clone(&pages);
+        async move { Ok::<_, Infallible>(answer(&request, &pages).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(QUESTION)
+        .max_buf_size(16 * 1024)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // Whoever goes away has no answer; nothing is lost.
+    let _ = connection.await;
+}
+
+async fn answer(request: &Request<Incoming>, pages: &Page) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut response = told(405, "method-not-allowed".to_owned());
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    // The target as it was sent, and nothing that only means the same: another spelling is another page.
+    let target = request.uri();
+    let path = target.path_and_query().map(PathAndQuery::as_str);
+    let Some(path) = path.filter(|_| target.scheme().is_none() && target.authority().is_none()) else {
+        return told(400, "bad-request".to_owned());
+    };
+    match pages(path).await {
+        Some((status, text)) => told(status, text),
+        None => told(404, "not-found".to_owned()),
+    }
+}
+
+fn told(status: u16, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    // Also what Prometheus wants of its text format.
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

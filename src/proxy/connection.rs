@@ -1,0 +1,249 @@
+//! One connection of a peer: deadline → handshake → the app.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::deadlines::{FIRST, HALF_CLOSED, IDLE_H2, IDLE_TCP, KEEP_ALIVE, PING, PONG};
+use super::headers::Told;
+use super::http::{self, Caller};
+use super::limits::Stranger;
+use super::socket::{self, Metered};
+use super::splice::{Ended, Silence, splice};
+use super::watch::Watch;
+use super::{Listener, backend, proxy_v2};
+use crate::config::roles::{ForwardIdentity, Protocol};
+use crate::observe::metrics::Shed;
+use crate::tls::peer::{Reason, Refusal};
+use crate::tls::server::{H2, refusal};
+
+/// Most streams of one HTTP/2 connection. Envoy's edge guide: 100.
+const MAX_STREAMS: u32 = 100;
+
+/// Most bytes of a request's head, HTTP/1.1 and HTTP/2. Envoy's default is 60 KiB, nginx's 32 KiB.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Window of one stream, and of one connection: what a peer may make us hold. Envoy's edge guide has
+/// 64 KiB and 1 MiB; one stream of 64 KiB is slow over long distances.
+const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
+
+/// A connection, as accepted.
+pub(super) struct Accepted {
+    pub(super) stream: TcpStream,
+    pub(super) from: SocketAddr,
+    pub(super) stranger: Stranger,
+}
+
+/// Serves it to its end.
+pub(super) async fn serve(listener: Arc<Listener>, accepted: Accepted) {
+    let deadline = Instant::now() + FIRST;
+    let handshaking = listener.counts.handshaking.hold();
+    let Accepted { stream, from, stranger } = accepted;
+    socket::tune(&stream);
+    let Some((served, place)) = listener.entrance() else {
+        listener.counts.shed(Shed::NoCertificate);
+        return;
+    };
+    let Some(entrance) = served.entrances.get(place) else { return };
+    let to = stream.local_addr().unwrap_or(from);
+    let stream = Metered::new(stream, Arc::clone(&listener.counts));
+    let acceptor = TlsAcceptor::from(Arc::clone(&entrance.config));
+    let mut tls = match timeout_at(deadline, acceptor.accept(stream)).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => return listener.refuse(&refusal(&error), from),
+        Err(_) => return listener.refuse(&bare(Reason::TooSlow), from),
+    };
+    let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = match entrance.door.peer(chain) {
+        Ok(peer) => peer,
+        Err(reason) => return listener.refuse(&bare(reason), from),
+    };
+    let _permit = match listener.limits.authenticated(stranger, Instant::now()) {
+        Ok(permit) => permit,
+        Err(shed) => return listener.counts.shed(shed),
+    };
+    tls.get_mut().0.authenticated();
+    listener.counts.accepted.add(1);
+    drop(handshaking);
+    let _open = listener.counts.open.hold();
+    tracing::debug!(peer = %peer.id(), %from, "connected");
+    let ours = served.entrances.get(place).and_then(|entrance| entrance.leaf.id().cloned());
+    drop(served);
+    let mut epochs = listener.served.clone();
+    // An epoch that came during the handshake has not been seen: it is judged at once.
+    epochs.mark_changed();
+    let watch = Watch { served: epochs, phase: listener.phase.clone(), place, peer };
+    match listener.inbound.protocol {
+        Protocol::Tcp => tcp(&listener, tls, watch, from, to, deadline).await,
+        Protocol::Http => {
+            let xfcc = listener.inbound.forward_identity == ForwardIdentity::Xfcc;
+            let told = Told::new(xfcc, ours.as_ref(), watch.peer.id(), watch.peer.hash(), from);
+            http(&listener, tls, watch, told, deadline).await;
+        }
+    }
+}
+
+fn bare(reason: Reason) -> Refusal {
+    Refusal { reason, subject: String::new(), names: String::new() }
+}
+
+async fn tcp(
+    listener: &Listener,
+    tls: TlsStream<Metered>,
+    mut watch: Watch,
+    from: SocketAddr,
+    to: SocketAddr,
+    deadline: Instant,
+) {
+    let _active = listener.counts.active.hold();
+    let header = match listener.inbound.forward_identity {
+        ForwardIdentity::ProxyV2 => Some(proxy_v2::header(from, to, &watch.peer.id().to_string())),
+        ForwardIdentity::Xfcc | ForwardIdentity::None => None,
+    };
+    let dialling = async {
+        let mut app = backend::dial(&listener.inbound.app).await?;
+        if let Some(header) = header {
+            app.write_all(&header).await?;
+        }
+        Ok::<_, std::io::Error>(app)
+    };
+    let app = match timeout_at(deadline, dialling).await {
+        Ok(Ok(app)) => app,
+        Ok(Err(error)) => return listener.app_unreachable(error.kind()),
+        Err(_) => return listener.app_unreachable(std::io::ErrorKind::TimedOut),
+    };
+    let mut judge = watch.clone();
+    tokio::select! {
+        ended = splice(tls, app, Silence { open: IDLE_TCP, half_closed: HALF_CLOSED }) => match ended {
+            Ok(Ended::Both) => {}
+            Ok(Ended::Silent) => tracing::debug!("closed for silence"),
+            Err(error) => tracing::debug!(kind = ?error.kind(), "ended early"),
+        },
+        reason = judge.withdrawn() => listener.withdraw(reason, &watch.peer),
+        () = watch.forced() => {}
+    }
+}
+
+async fn http(listener: &Arc<Listener>, tls: TlsStream<Metered>, watch: Watch, told: Told, deadline: Instant) {
+    let h2 = tls.get_ref().1.alpn_protocol() == Some(H2);
+    let caller = Arc::new(Caller {
+        backend: Arc::clone(&listener.backend),
+        told,
+        begun: AtomicBool::new(false),
+        active: AtomicU64::new(0),
+        last: AtomicU64::new(0),
+        since: Instant::now(),
+        watch: watch.clone(),
+    });
+    let service = {
+        let caller = Arc::clone(&caller);
+        service_fn(move |request| http::answer(Arc::clone(&caller), request))
+    };
+    let io = TokioIo::new(tls);
+    if h2 {
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PONG)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+            .initial_stream_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .max_send_buf_size(64 * 1024)
+            .serve_connection(io, service);
+        drive(listener, connection, &caller, watch, deadline, Some(IDLE_H2)).await;
+    } else {
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(KEEP_ALIVE)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(io, service)
+            .with_upgrades();
+        drive(listener, connection, &caller, watch, deadline, None).await;
+    }
+}
+
+/// A connection of hyper's, of either version.
+trait Drivable: Future<Output = Result<(), hyper::Error>> {
+    /// Finish what is under way, begin nothing.
+    fn finish(self: std::pin::Pin<&mut Self>);
+}
+
+impl<S> Drivable for hyper::server::conn::http1::UpgradeableConnection<TokioIo<TlsStream<Metered>>, S>
+where
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = http::Answer>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn finish(self: std::pin::Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<S, E> Drivable for hyper::server::conn::http2::Connection<TokioIo<TlsStream<Metered>>, S, E>
+where
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = http::Answer>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    E: hyper::rt::bounds::Http2ServerConnExec<S::Future, http::Answer>,
+{
+    fn finish(self: std::pin::Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+async fn drive(
+    listener: &Listener,
+    connection: impl Drivable,
+    caller: &Caller,
+    mut watch: Watch,
+    deadline: Instant,
+    idle: Option<Duration>,
+) {
+    let mut connection = std::pin::pin!(connection);
+    let (mut judge, mut end) = (watch.clone(), watch.clone());
+    let mut draining = false;
+    let mut timer = std::pin::pin!(sleep_until(deadline));
+    let mut armed = true;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(error = %crate::finding::chain(&error), "ended early");
+                }
+                return;
+            }
+            reason = judge.withdrawn() => return listener.withdraw(reason, &watch.peer),
+            () = end.forced() => return,
+            () = watch.draining(), if !draining => {
+                draining = true;
+                connection.as_mut().finish();
+            }
+            () = timer.as_mut(), if armed => {
+                if !caller.begun.load(Ordering::Relaxed) {
+                    listener.counts.refuse(Reason::TooSlow);
+                    return;
+                }
+                let Some(idle) = idle else {
+                    armed = false;
+                    continue;
+                };
+                let last = caller.since + Duration::from_millis(caller.last.load(Ordering::Relaxed));
+                let busy = caller.active.load(Ordering::Relaxed) > 0;
+                if !busy && last + idle <= Instant::now() {
+                    connection.as_mut().finish();
+                    armed = false;
+                } else {
+                    timer.as_mut().reset(if busy { Instant::now() } else { last } + idle);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! HTTP for one authenticated peer: requests are parsed, judged, written anew, and sent to the app.
+//!
+//! Nothing of a caller's bytes is passed on as it came: hyper parses each message and writes it again,
+//! so the app never sees a message whose end two parsers could place differently.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{Either, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use hyper::http::uri::{Authority, PathAndQuery, Scheme};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper_util::client::legacy::{self, Client};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::time::{Instant, Sleep};
+
+use super::backend::Dialler;
+use super::deadlines::{APP_IDLE, BODY, HALF_CLOSED, IDLE_TCP};
+use super::headers::{Told, strip_forged, strip_request, strip_response};
+use super::splice::{Silence, splice};
+use super::watch::Watch;
+use crate::config::grammar::Local;
+use crate::observe::metrics::{Held, Inbound};
+
+/// Idle connections to the app that are kept for the next request.
+const MAX_IDLE: usize = 64;
+
+/// What is sent on to the app, and what comes back.
+type Sent = Relayed<Incoming>;
+/// What a caller is answered with.
+pub type Answer = Either<Relayed<Incoming>, Full<Bytes>>;
+
+/// The app of one listener, as HTTP clients see it. Its connections are shared by all peers.
+pub struct Backend {
+    http1: Client<Dialler, Sent>,
+    h2c: Client<Dialler, Sent>,
+    response: Duration,
+    counts: Arc<Inbound>,
+}
+
+impl Backend {
+    /// For the app at `app`, which may take `response` for the head of an answer.
+    pub fn new(app: &Local, response: Duration, counts: Arc<Inbound>) -> Self {
+        let builder = || {
+            let mut builder = Client::builder(TokioExecutor::new());
+            builder
+                .timer(TokioTimer::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(APP_IDLE)
+                .pool_max_idle_per_host(MAX_IDLE)
+                .http1_max_buf_size(64 * 1024)
+                // Tried again only where not a byte of the request was sent.
+                .retry_canceled_requests(true)
+                .set_host(false);
+            builder
+        };
+        let http1 = builder().build(Dialler(app.clone()));
+        let h2c = builder().http2_only(true).build(Dialler(app.clone()));
+        Self { http1, h2c, response, counts }
+    }
+}
+
+/// One peer's connection, for all its requests.
+pub struct Caller {
+    /// The app.
+    pub backend: Arc<Backend>,
+    /// What the app is told of the peer.
+    pub told: Told,
+    /// Set when the first request's head has come.
+    pub begun: AtomicBool,
+    /// Requests under way, and when the last one ended (ms since `since`).
+    pub active: AtomicU64,
+    /// See `active`.
+    pub last: AtomicU64,
+    /// When the connection began.
+    pub since: Instant,
+    /// Ends what has left HTTP behind.
+    pub watch: Watch,
+}
+
+/// Why a request was not answered by the app. The label is in the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    BadRequest,
+    Connect,
+    H2cUpgrade,
+    Unreachable,
+    Broken,
+    Slow,
+}
+
+impl Why {
+    fn row(self) -> (u16, &'static str, &'static str) {
+        match self {
+            Self::BadRequest => (400, "bad-request", "the request is malformed, or its parts contradict each other"),
+            Self::Connect => (501, "connect-refused", "CONNECT is not served: this is no forward proxy"),
+            Self::H2cUpgrade => (400, "h2c-refused", "HTTP/2 is chosen by ALPN only"),
+            Self::Unreachable => (502, "app-unreachable", "the app does not take connections"),
+            Self::Broken => (502, "app-broken", "the app ended the connection, or its answer is not HTTP"),
+            Self::Slow => (504, "app-slow", "the app has not answered in time"),
+        }
+    }
+}
+
+/// Answers one request.
+pub async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+    caller.begun.store(true, Ordering::Relaxed);
+    let active = Active::new(&caller);
+    let begun = Instant::now();
+    let response = relay(&caller, request, active).await.unwrap_or_else(refused);
+    caller.backend.counts.answered(response.status().as_u16(), begun.elapsed());
+    Ok(response)
+}
+
+async fn relay(caller: &Arc<Caller>, mut request: Request<Incoming>, active: Active) -> Result<Response<Answer>, Why> {
+    let websocket = judge(&request)?;
+    let upgrade = websocket.then(|| hyper::upgrade::on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    let grpc = parts.version == Version::HTTP_2 && is_grpc(&parts.headers);
+    strip_request(&mut parts.headers);
+    // The authority of HTTP/2, and of the absolute form, is the host (RFC 9112 §3.2.2).
+    if let Some(authority) = parts.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Why::BadRequest)?;
+        parts.headers.insert(HOST, host);
+    }
+    caller.told.tell(&mut parts.headers);
+    parts.uri = of_the_app(&parts.uri)?;
+    parts.version = if grpc { Version::HTTP_2 } else { Version::HTTP_11 };
+    parts.extensions.clear();
+    if websocket {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    let progress = Progress::new();
+    let body = Relayed::new(body, true, None, Some(progress.clone()));
+    let request = Request::from_parts(parts, body);
+    let backend = &caller.backend;
+    let client = if grpc { &backend.h2c } else { &backend.http1 };
+    let mut response = in_time(client.request(request), &progress, backend.response).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(upgrade) = upgrade else { return Err(Why::Broken) };
+        let app = hyper::upgrade::on(&mut response);
+        tokio::spawn(tunnel(Arc::clone(caller), upgrade, app, active));
+        let (mut parts, _) = response.into_parts();
+        strip_response(&mut parts.headers);
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        return Ok(Response::from_parts(parts, Either::Right(Full::default())));
+    }
+    let (mut parts, body) = response.into_parts();
+    strip_response(&mut parts.headers);
+    parts.extensions.clear();
+    Ok(Response::from_parts(parts, Either::Left(Relayed::new(body, false, Some(active), None))))
+}
+
+/// Whether a request may go on, and whether it asks for a WebSocket.
+fn judge(request: &Request<Incoming>) -> Result<bool, Why> {
+    if request.method() == Method::CONNECT {
+        return Err(Why::Connect);
+    }
+    let headers = request.headers();
+    if headers.get_all(HOST).iter().count() > 1 {
+        return Err(Why::BadRequest);
+    }
+    if request.version() == Version::HTTP_2 {
+        return Ok(false);
+    }
+    if request.uri().authority().is_none() && !headers.contains_key(HOST) && request.version() == Version::HTTP_11 {
+        return Err(Why::BadRequest);
+    }
+    // Two ways to say where the body ends: whichever the next parser takes, it may be the other one.
+    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(hyper::header::CONTENT_LENGTH) {
+        return Err(Why::BadRequest);
+    }
+    let asked = headers.get_all(UPGRADE).iter().filter_map(|value| value.to_str().ok());
+    let asked: Vec<&str> = asked.flat_map(|value| value.split(',')).map(str::trim).collect();
+    if asked.iter().any(|token| token.eq_ignore_ascii_case("h2c")) {
+        return Err(Why::H2cUpgrade);
+    }
+    Ok(request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && matches!(asked.as_slice(), [one] if one.eq_ignore_ascii_case("websocket")))
+}
+
+fn is_grpc(headers: &hyper::HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The same path and query, on the app. The authority is a name for the pool of connections only.
+fn of_the_app(uri: &Uri) -> Result<Uri, Why> {
+    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let mut parts = hyper::http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(Authority::from_static("app.invalid"));
+    parts.path_and_query = Some(path);
+    Uri::from_parts(parts).map_err(|_| Why::BadRequest)
+}
+
+/// The head of the answer, within `most` of the last byte of the request that moved.
+async fn in_time(
+    asked: legacy::ResponseFuture,
+    progress: &Progress,
+    most: Duration,
+) -> Result<Response<Incoming>, Why> {
+    let mut asked = std::pin::pin!(asked);
+    loop {
+        let end = progress.last() + most;
+        match tokio::time::timeout_at(end, asked.as_mut()).await {
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(error)) => return Err(explain(&error)),
+            Err(_) if progress.last() + most > Instant::now() => {}
+            Err(_) => return Err(Why::Slow),
+        }
+    }
+}
+
+fn explain(error: &legacy::Error) -> Why {
+    tracing::debug!(error = %crate::finding::chain(error), "the app did not answer");
+    if error.is_connect() { Why::Unreachable } else { Why::Broken }
+}
+
+fn refused(why: Why) -> Response<Answer> {
+    let (status, label, message) = why.row();
+    let body =
+        format!("{{\"error\":\"{label}\",\"status\":{status},\"message\":\"{message}\",\"by\":\"countersign\"}}\n");
+    let mut response = Response::new(Either::Right(Full::new(Bytes::from(body))));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if status < 502 {
+        // What follows on this connection may be part of what was refused.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// A WebSocket: bytes both ways, until either side ends, the peer is turned away, or the pod does.
+async fn tunnel(caller: Arc<Caller>, peer: hyper::upgrade::OnUpgrade, app: hyper::upgrade::OnUpgrade, active: Active) {
+    let (mut watch, mut end) = (caller.watch.clone(), caller.watch.clone());
+    let work = async {
+        let (peer, app) = tokio::try_join!(peer, app)?;
+        let silence = Silence { open: IDLE_TCP, half_closed: HALF_CLOSED };
+        // An end in mid-transfer is told by both sides seeing theirs.
+        let _ = splice(TokioIo::new(peer), TokioIo::new(app), silence).await;
+        Ok::<_, hyper::Error>(())
+    };
+    tokio::select! {
+        _ = work => {}
+        _ = watch.withdrawn() => {}
+        () = end.forced() => {}
+    }
+    drop(active);
+}
+
+/// A request under way.
+pub struct Active {
+    caller: Arc<Caller>,
+    _held: Held,
+}
+
+impl Active {
+    fn new(caller: &Arc<Caller>) -> Self {
+        caller.active.fetch_add(1, Ordering::Relaxed);
+        Self { caller: Arc::clone(caller), _held: caller.backend.counts.active.hold() }
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        let now = u64::try_from(self.caller.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.caller.last.store(now, Ordering::Relaxed);
+        self.caller.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// When a request's body moved last.
+#[derive(Clone)]
+struct Progress {
+    since: Instant,
+    last: Arc<AtomicU64>,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { since: Instant::now(), last: Arc::default() }
+    }
+
+    fn moved(&self) {
+        self.last.store(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn last(&self) -> Instant {
+        self.since + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+}
+
+/// A body on its way: what claims who calls is taken out of its trailers, and silence ends it.
+pub struct Relayed<B> {
+    body: B,
+    to_app: bool,
+    /// Armed only while there is nothing to pass on.
+    silence: Option<Pin<Box<Sleep>>>,
+    progress: Option<Progress>,
+    _active: Option<Active>,
+}
+
+impl<B> Relayed<B> {
+    fn new(body: B, to_app: bool, active: Option<Active>, progress: Option<Progress>) -> Self {
+        Self { body, to_app, silence: None, progress, _active: active }
+    }
+}
+
+/// A body ended early: by an error of its sender, or by silence.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Relayed<B> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                this.silence = None;
+                if let Some(progress) = &this.progress {
+                    progress.moved();
+                }
+                if let (true, Some(trailers)) = (this.to_app, frame.trailers_mut()) {
+                    strip_forged(trailers);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => {
+                let silence = this.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY)));
+                match silence.as_mut().poll(cx) {
+                    Poll::Ready(()) => Poll::Ready(Some(Err("silent for too long".into()))),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

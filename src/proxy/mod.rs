@@ -1,0 +1,122 @@
+//! The data plane: accept → limits → handshake → the app. No byte of a caller's reaches the app before
+//! the caller is authenticated and on the allow-list of its listener.
+
+pub mod backend;
+mod connection;
+pub mod deadlines;
+pub mod exposure;
+pub mod headers;
+pub mod http;
+pub mod limits;
+pub mod probes;
+pub mod proxy_v2;
+pub mod socket;
+pub mod splice;
+pub mod watch;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch as channel;
+use tokio::time::{Instant, sleep};
+
+use crate::clock::Clock;
+use crate::config::roles::Inbound;
+use crate::observe::metrics;
+use crate::tls::peer::{Reason, Refusal, VerifiedPeer};
+use crate::tls::server::Served;
+use connection::Accepted;
+use deadlines::ACCEPT;
+use limits::Limits;
+use watch::{Phase, reached};
+
+/// One `[[inbound]]`.
+pub struct Listener {
+    /// Its configuration.
+    pub inbound: Inbound,
+    /// Its place among them.
+    pub place: usize,
+    /// Epochs.
+    pub served: channel::Receiver<Option<Arc<Served>>>,
+    /// The data plane's life.
+    pub phase: channel::Receiver<Phase>,
+    /// By which certificates end.
+    pub clock: Clock,
+    /// Shared by all listeners.
+    pub limits: Arc<Limits>,
+    /// Counts of this one.
+    pub counts: Arc<metrics::Inbound>,
+    /// The app.
+    pub backend: Arc<http::Backend>,
+}
+
+/// Accepts until the pod drains. Dropping the socket then makes the kernel refuse newcomers.
+pub async fn accept(listener: Arc<Listener>, socket: TcpListener) {
+    let mut phase = listener.phase.clone();
+    let mut pause = ACCEPT.0;
+    loop {
+        let accepted = tokio::select! {
+            () = reached(&mut phase, Phase::Draining) => return,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, from)) => {
+                pause = ACCEPT.0;
+                match listener.limits.admit(from.ip(), Instant::now()) {
+                    Ok(stranger) => {
+                        let accepted = Accepted { stream, from, stranger };
+                        tokio::spawn(connection::serve(Arc::clone(&listener), accepted));
+                    }
+                    Err(shed) => {
+                        listener.counts.shed(shed);
+                        // Reset: a closed connection of ours would wait in the kernel for minutes.
+                        let _ = socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO));
+                        tracing::debug!(limit = shed.label(), "shed");
+                    }
+                }
+            }
+            Err(error) => {
+                if pause == ACCEPT.0 {
+                    tracing::warn!(kind = ?error.kind(), "no connection could be accepted; raise the container's limit on open files");
+                }
+                sleep(pause).await;
+                pause = pause.saturating_mul(2).min(ACCEPT.1);
+            }
+        }
+    }
+}
+
+impl Listener {
+    /// What newcomers are served with, while its certificate is valid.
+    fn entrance(&self) -> Option<(Arc<Served>, usize)> {
+        let served = self.served.borrow().clone()?;
+        (self.clock.now() < served.until).then_some((served, self.place))
+    }
+
+    /// A peer was turned away: by our design, so never an error.
+    fn refuse(&self, refusal: &Refusal, from: SocketAddr) {
+        let Refusal { reason, subject, names } = refusal;
+        self.counts.refuse(*reason);
+        match reason {
+            // Port scanners, TCP probes and impatient clients: nobody's mistake that a log could mend.
+            Reason::Gone | Reason::NotTls | Reason::TooSlow => {
+                tracing::debug!(reason = reason.label(), %from, "peer refused");
+            }
+            _ => tracing::warn!(
+                reason = reason.label(), %subject, san = %names, from = %from.ip(), listen = %self.inbound.listen,
+                "peer refused"
+            ),
+        }
+    }
+
+    fn withdraw(&self, reason: Reason, peer: &VerifiedPeer) {
+        self.counts.withdrawn.add(1);
+        tracing::warn!(reason = reason.label(), peer = %peer.id(), "connection cut: its peer may no longer connect");
+    }
+
+    fn app_unreachable(&self, kind: std::io::ErrorKind) {
+        self.counts.app_unreachable.add(1);
+        tracing::warn!(app = %self.inbound.app, ?kind, "the app does not take connections");
+    }
+}

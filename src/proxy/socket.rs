@@ -1,0 +1,145 @@
+//! Sockets: how we listen, and how every connection is set up.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::deadlines::{TCP_KEEPALIVE, UNACKNOWLEDGED};
+use crate::observe::metrics::Inbound;
+
+/// Connections that the kernel holds until we accept them. The usual ceiling (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+
+/// Most bytes that a stranger may send before it has authenticated: a chain of the largest
+/// certificates has a quarter of it, and rustls takes no handshake message over 64 KiB.
+const BEFORE_AUTHENTICATION: u64 = 128 * 1024;
+
+/// An address that is ours, and that nobody can connect to yet.
+pub struct Held(Socket);
+
+/// Takes an address. `[::]` takes IPv4 too; where the machine has no IPv6, `0.0.0.0` in its place, and
+/// the log says so.
+pub fn hold(address: SocketAddr) -> io::Result<Held> {
+    match bind(address) {
+        Err(error) if is_without_v6(&error) && address.ip().is_unspecified() && address.is_ipv6() => {
+            let instead = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+            tracing::warn!(%address, %instead, "no IPv6 here");
+            bind(instead)
+        }
+        other => other,
+    }
+}
+
+impl Held {
+    /// Lets callers connect.
+    pub fn listen(self) -> io::Result<TcpListener> {
+        self.0.listen(BACKLOG)?;
+        TcpListener::from_std(self.0.into())
+    }
+}
+
+/// EAFNOSUPPORT, EADDRNOTAVAIL: no IPv6 in the kernel, or none in this namespace.
+fn is_without_v6(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    [rustix::io::Errno::AFNOSUPPORT, rustix::io::Errno::ADDRNOTAVAIL]
+        .iter()
+        .any(|errno| code == Some(errno.raw_os_error()))
+}
+
+fn bind(address: SocketAddr) -> io::Result<Held> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(Held(socket))
+}
+
+/// What every connection is given. None of it can fail in a way that matters: a connection without
+/// keepalive still has our own deadlines.
+pub fn tune(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    let (idle, interval, count) = TCP_KEEPALIVE;
+    let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+}
+
+/// A peer's connection: counts its bytes, and lets a stranger send only so many.
+pub struct Metered {
+    stream: TcpStream,
+    counts: Arc<Inbound>,
+    /// Bytes that a stranger may still send. `None`: it is a stranger no more.
+    left: Option<u64>,
+}
+
+impl Metered {
+    /// A stranger's.
+    pub fn new(stream: TcpStream, counts: Arc<Inbound>) -> Self {
+        Self { stream, counts, left: Some(BEFORE_AUTHENTICATION) }
+    }
+
+    /// The peer has authenticated.
+    pub fn authenticated(&mut self) {
+        self.left = None;
+    }
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.left == Some(0) {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let count = u64::try_from(buf.filled().len().saturating_sub(before)).unwrap_or(u64::MAX);
+        if count > 0 {
+            self.counts.received.add(count);
+            self.left = self.left.map(|left| left.saturating_sub(count));
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if let Poll::Ready(Ok(count)) = &result {
+            self.counts.sent.add(u64::try_from(*count).unwrap_or(u64::MAX));
+        }
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(count)) = &result {
+            self.counts.sent.add(u64::try_from(*count).unwrap_or(u64::MAX));
+        }
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

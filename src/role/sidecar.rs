@@ -1,0 +1,356 @@
+//! `countersign sidecar`: attest, publish what `init` has not, hold a certificate, serve callers; then
+//! drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use super::boot::{Booted, ByRoad};
+use super::{Ended, boot};
+use crate::access::Deadline;
+use crate::config::grammar::Local;
+use crate::config::roles::{Exposure, Inbound};
+use crate::config::{Provenance, Role};
+use crate::finding::{Class, Finding, Who};
+use crate::identity::{self, Keeper, Terms, keep};
+use crate::observe::health::{self, Health};
+use crate::observe::metrics::Metrics;
+use crate::observe::plain;
+use crate::ports::Ports;
+use crate::proxy::deadlines::EXPOSURE;
+use crate::proxy::limits::Limits;
+use crate::proxy::socket::{self, Held};
+use crate::proxy::watch::Phase;
+use crate::proxy::{self, Listener, exposure, http, probes};
+use crate::ramdir::RamDir;
+use crate::secrets;
+
+/// How often the secrets' directory is proven again.
+const RECHECK: Duration = Duration::from_secs(10);
+
+/// How often a drain looks whether anybody is still connected.
+const LOOK: Duration = Duration::from_millis(20);
+
+pub(super) async fn run(ports: &Ports) -> Ended {
+    let started = Instant::now();
+    let ended = |provenance, result| Ended { role: "sidecar", provenance, result };
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(finding) => return ended(None, Err(finding)),
+    };
+    if !boot::has_settings(ports) && !boot::in_a_pod(ports) {
+        return ended(None, Err(not_here()));
+    }
+    let booted = tokio::select! {
+        booted = boot::configuration(ports, None, Role::Sidecar) => booted,
+        _ = signals.end.recv() => return ended(None, Ok("ended before it served".to_owned())),
+    };
+    let booted = match booted {
+        Ok(booted) => Arc::new(booted),
+        Err((provenance, finding)) => return ended(provenance, Err(finding)),
+    };
+    let provenance = Some(booted.config.provenance);
+    ended(provenance, sidecar(ports, &booted, started, &mut signals).await)
+}
+
+/// What the pod's owner says to us.
+struct Signals {
+    end: Signal,
+    renew: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Finding> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Finding::new(Class::Bug, format!("signals cannot be heard: {}", error.kind())))
+        };
+        Ok(Self { end: listen(SignalKind::terminate())?, renew: listen(SignalKind::hangup())? })
+    }
+}
+
+/// A fresh attestation for each epoch.
+struct Roads {
+    ports: Ports,
+    booted: Arc<Booted>,
+}
+
+impl identity::Attest for Roads {
+    type One = Arc<ByRoad>;
+
+    async fn attest(&self, budget: Duration) -> Result<Arc<ByRoad>, Finding> {
+        self.booted.fresh_road(&self.ports, Deadline::after(budget)).await
+    }
+}
+
+async fn sidecar(
+    ports: &Ports,
+    booted: &Arc<Booted>,
+    started: Instant,
+    signals: &mut Signals,
+) -> Result<String, Finding> {
+    let config = &booted.config;
+    tracing::info!(provenance = config.provenance.label(), serial = config.serial, "configuration read");
+    if config.provenance == Provenance::Unmeasured {
+        return Err(unmeasured());
+    }
+    let terms = Terms::of(&config.roles)?;
+    let descriptors = raise_descriptors();
+    let health = Health::new(&ports.clock);
+    let metrics = Arc::new(Metrics::new(config.roles.inbound.iter().map(|inbound| inbound.listen.to_string())));
+    let sockets = bind(&config.roles.inbound)?;
+    let asked = listen("health.listen", config.roles.health())?;
+    tokio::spawn(health::serve(asked, Arc::clone(&health), probes::of(&config.roles.inbound)));
+    if let Some(address) = config.roles.metrics {
+        serve_metrics(address, &metrics)?;
+    }
+
+    let deadline = Deadline::since(started, config.deadline);
+    let directory = secrets::preflight(config, ports)?;
+    let road = booted.road(ports, deadline).await?;
+    publish_if_none(ports, booted, &road, directory.as_ref()).await?;
+
+    let (served, epochs) = watch::channel(None);
+    let (phase, phases) = watch::channel(Phase::Serving);
+    let (renew, ask) = mpsc::channel(1);
+    let (begun, has_begun) = oneshot::channel();
+    let keeper = Keeper {
+        terms,
+        attest: Roads { ports: ports.clone(), booted: Arc::clone(booted) },
+        clock: ports.clock.clone(),
+        served,
+        health: Arc::clone(&health),
+        metrics: Arc::clone(&metrics),
+    };
+    let mut keeping = tokio::spawn(keep(keeper, road, ask, begun));
+    tokio::select! {
+        begun = timeout_at(deadline.at(), has_begun) => match begun {
+            Ok(Ok(())) => {}
+            // The keeper ended instead, and says why.
+            Ok(Err(_)) => return Err(why(keeping.await)),
+            Err(_) => return Err(Finding::new(Class::Certificate, "there was no certificate before the deadline")
+                .next("check that the KBS answers in time, or raise `deadline` in the configuration")),
+        },
+        _ = signals.end.recv() => return Ok("ended before it served".to_owned()),
+    }
+
+    let limits = Arc::new(Limits::new(config.roles.limits, descriptors));
+    for (place, (inbound, held)) in config.roles.inbound.iter().zip(sockets).enumerate() {
+        let counts = metrics.inbound(place);
+        let listener = Listener {
+            inbound: inbound.clone(),
+            place,
+            served: epochs.clone(),
+            phase: phases.clone(),
+            clock: ports.clock.clone(),
+            limits: Arc::clone(&limits),
+            backend: Arc::new(http::Backend::new(&inbound.app, inbound.response_timeout, Arc::clone(&counts))),
+            counts,
+        };
+        let socket = held.listen().map_err(|error| cannot_listen("inbound.listen", inbound.listen, &error))?;
+        tokio::spawn(proxy::accept(Arc::new(listener), socket));
+    }
+    tokio::spawn(guard(ports.clone(), config.roles.inbound.clone(), Arc::clone(&health)));
+    if let Some(directory) = directory {
+        tokio::spawn(tend(ports.clone(), Arc::clone(booted), directory, Arc::clone(&health)));
+    }
+    health.listening();
+    tracing::info!(listeners = config.roles.inbound.len(), descriptors, "serving");
+
+    let revoked = loop {
+        tokio::select! {
+            ended = &mut keeping => break Some(why(ended)),
+            _ = signals.end.recv() => break None,
+            _ = signals.renew.recv() => {
+                // One that is asked for already is asked for once.
+                let _ = renew.try_send(());
+            }
+        }
+    };
+    if let Some(finding) = &revoked {
+        tracing::warn!(class = finding.class.label(), saw = %finding.saw, "no longer entitled to serve");
+    }
+    health.draining();
+    phase.send_replace(Phase::Draining);
+    let (left, budget) = (metrics.open(), config.roles.drain());
+    tracing::info!(connections = left, budget_s = budget.as_secs(), "draining");
+    let cut = drain(&metrics, Instant::now() + budget, signals).await;
+    phase.send_replace(Phase::Forced);
+    match (revoked, cut) {
+        (Some(finding), _) => Err(finding),
+        (None, 0) => Ok(format!("drained: {left} connections ended by themselves")),
+        (None, cut) => Err(Finding::new(Class::DrainForced, format!("{cut} connections were cut, {left} were open"))),
+    }
+}
+
+/// Waits until nobody is connected. Returns how many are, when time is over or a second SIGTERM comes.
+async fn drain(metrics: &Metrics, until: Instant, signals: &mut Signals) -> i64 {
+    loop {
+        match metrics.open() {
+            0 => return 0,
+            open if Instant::now() >= until => return open,
+            _ => {}
+        }
+        tokio::select! {
+            () = sleep_until(until.min(Instant::now() + LOOK)) => {}
+            _ = signals.end.recv() => return metrics.open(),
+        }
+    }
+}
+
+fn why(ended: Result<Finding, tokio::task::JoinError>) -> Finding {
+    ended.unwrap_or_else(|_| Finding::new(Class::Bug, "the keeper of the certificate ended"))
+}
+
+/// Publishes the set where `init` has not: one container, one attestation.
+async fn publish_if_none(
+    ports: &Ports,
+    booted: &Booted,
+    road: &Arc<ByRoad>,
+    directory: Option<&RamDir>,
+) -> Result<(), Finding> {
+    if let Some(directory) = directory
+        && directory.receipt().map_err(|error| error.finding())?.is_some()
+    {
+        tracing::info!("the secrets stand already");
+        return Ok(());
+    }
+    let delivered = secrets::deliver(&booted.config, road, directory, ports).await?;
+    if delivered.files > 0 {
+        tracing::info!(files = delivered.files, "secrets published");
+    }
+    Ok(())
+}
+
+/// Proves the secrets' directory again and again, and keeps the set fresh.
+async fn tend(ports: Ports, booted: Arc<Booted>, directory: RamDir, health: Arc<Health>) {
+    let refresh = booted.config.secrets.refresh;
+    let mut due = refresh.map(|every| Instant::now() + every);
+    loop {
+        sleep(RECHECK.min(refresh.unwrap_or(RECHECK))).await;
+        let class = match directory.recheck() {
+            Ok(()) => None,
+            Err(error) => {
+                let finding = error.finding();
+                if health.problem("secrets", Some(finding.class)) {
+                    tracing::error!(class = finding.class.label(), saw = %finding.saw, next = %finding.next, "the secrets' directory is no longer safe");
+                }
+                Some(finding.class)
+            }
+        };
+        if class.is_some() {
+            continue;
+        }
+        if health.problem("secrets", None) {
+            tracing::info!("the secrets' directory is safe again");
+        }
+        if let (Some(every), Some(at)) = (refresh, due)
+            && Instant::now() >= at
+        {
+            due = Some(Instant::now() + every);
+            let fresh = async {
+                let road = booted.fresh_road(&ports, Deadline::after(booted.config.deadline)).await?;
+                secrets::deliver(&booted.config, &road, Some(&directory), &ports).await
+            };
+            match fresh.await {
+                Ok(delivered) if delivered.unchanged => tracing::debug!("secrets unchanged"),
+                Ok(delivered) => tracing::info!(files = delivered.files, "secrets published anew"),
+                Err(finding) => tracing::warn!(
+                    class = finding.class.label(), saw = %finding.saw, next = %finding.next,
+                    "secrets not refreshed; the set that stands was left"
+                ),
+            }
+        }
+    }
+}
+
+/// Looks who listens on the apps' ports.
+async fn guard(ports: Ports, inbound: Vec<Inbound>, health: Arc<Health>) {
+    let mut told = false;
+    loop {
+        let (mut exposed, mut found_any) = (false, false);
+        for inbound in &inbound {
+            let Local::Tcp(app) = &inbound.app else { continue };
+            // Our own listener on the same port is no app's.
+            if app.port() == inbound.listen.port() {
+                continue;
+            }
+            let found = exposure::exposed(&ports.proc, app.port()).unwrap_or_default();
+            let Some(address) = found.first() else { continue };
+            exposed |= inbound.exposure == Exposure::Refuse;
+            found_any = true;
+            if !told {
+                tracing::warn!(
+                    class = Class::AppExposed.label(), %address, port = app.port(),
+                    "the app listens on more than loopback: it can be called without the sidecar; make it listen on \
+                     127.0.0.1 (HOST=127.0.0.1 in many frameworks)"
+                );
+            }
+        }
+        told = found_any;
+        health.problem("exposure", exposed.then_some(Class::AppExposed));
+        sleep(EXPOSURE).await;
+    }
+}
+
+/// Holds every address before anything is asked for: a port that is taken is told at once.
+fn bind(inbound: &[Inbound]) -> Result<Vec<Held>, Finding> {
+    let bind = |inbound: &Inbound| {
+        socket::hold(inbound.listen).map_err(|error| cannot_listen("inbound.listen", inbound.listen, &error))
+    };
+    inbound.iter().map(bind).collect()
+}
+
+fn listen(key: &str, address: std::net::SocketAddr) -> Result<TcpListener, Finding> {
+    socket::hold(address).and_then(Held::listen).map_err(|error| cannot_listen(key, address, &error))
+}
+
+fn cannot_listen(key: &str, address: std::net::SocketAddr, error: &std::io::Error) -> Finding {
+    Finding::new(Class::Config, format!("`{key}` {address} cannot be listened on: {}", error.kind()))
+        .why("another process of this pod has the port, or it is below 1024 and we have no capability")
+        .next(format!("choose another port in `{key}`, or move the other process"))
+}
+
+fn serve_metrics(address: std::net::SocketAddr, metrics: &Arc<Metrics>) -> Result<(), Finding> {
+    if !address.ip().is_loopback() {
+        return Err(Finding::new(Class::Config, format!("`metrics.listen` {address} is not a loopback address"))
+            .why("who calls this pod, and how often, is not for everybody, and this release has no mTLS for metrics")
+            .next("write `listen = \"127.0.0.1:15822\"` in `[metrics]`"));
+    }
+    let listener = listen("metrics.listen", address)?;
+    let metrics = Arc::clone(metrics);
+    let page: plain::Page = Arc::new(move |path: &str| {
+        let text = (path == "/metrics").then(|| (200, metrics.text()));
+        Box::pin(std::future::ready(text))
+    });
+    tokio::spawn(plain::serve(listener, page));
+    Ok(())
+}
+
+/// As many open files as the container may have. Returns how many.
+fn raise_descriptors() -> usize {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let now = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    now.and_then(|count| usize::try_from(count).ok()).unwrap_or(1_000_000)
+}
+
+fn unmeasured() -> Finding {
+    Finding::new(Class::Config, "the sidecar was given no configuration that it may believe")
+        .why("who may call, and by whose certificates, is not for the control plane to say: plain variables and files are")
+        .next(
+            "put countersign.toml into the initdata, or upload it to kbs:///default/countersign/<namespace>.<workload> \
+             and set COUNTERSIGN_NAMESPACE and COUNTERSIGN_WORKLOAD",
+        )
+}
+
+fn not_here() -> Finding {
+    Finding::new(Class::Usage, "`countersign sidecar` is the pod's role, and this does not look like a pod")
+        .why("a certificate is for attested guests; on a workstation there is nothing to attest")
+        .next("put COUNTERSIGN_ROLE=sidecar into the pod's manifest, or let the policies of `policies/` inject it")
+        .who(Who::AppDeveloper)
+}

@@ -1,0 +1,88 @@
+//! What peers are served with: our leaf, and a door.
+
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::SupportedProtocolVersion;
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::leaf::Leaf;
+use super::peer::{Reason, Refusal};
+use super::trust::Door;
+use super::{Error, provider};
+
+/// ALPN of HTTP/2 (RFC 9113 §3.1).
+pub const H2: &[u8] = b"h2";
+/// ALPN of HTTP/1.1 (RFC 7301 §6).
+pub const HTTP1: &[u8] = b"http/1.1";
+
+/// All of TLS that is spoken.
+static ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+/// One listener, at one moment: a certificate to show and a rule to come in by. Replaced as a whole.
+#[derive(Debug)]
+pub struct Entrance {
+    /// For the handshake.
+    pub config: Arc<ServerConfig>,
+    /// For connections that live on.
+    pub door: Arc<Door>,
+    /// What is shown.
+    pub leaf: Arc<Leaf>,
+}
+
+impl Entrance {
+    /// TLS 1.3, a client certificate demanded, nothing resumed: a resumed session skips the check of
+    /// the client's certificate, and with it the allow-list.
+    pub fn new(leaf: Arc<Leaf>, door: Arc<Door>, alpn: &[&[u8]]) -> Result<Self, Error> {
+        let verifier = Arc::<Door>::clone(&door);
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(ONLY)
+            .map_err(|_| Error::Provider)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::new(Always(leaf.certified())));
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        Ok(Self { config: Arc::new(config), door, leaf })
+    }
+}
+
+/// Everything that peers are served with, of one epoch: one entrance for each `[[inbound]]`, in order.
+#[derive(Debug)]
+pub struct Served {
+    /// The entrances.
+    pub entrances: Vec<Entrance>,
+    /// When the leaf that all of them show ends, seconds since 1970.
+    pub until: u64,
+}
+
+/// Whatever name is asked for: which one a peer expects is the peer's to check.
+#[derive(Debug)]
+struct Always(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Always {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+/// Why a handshake failed, as far as rustls says.
+pub fn refusal(error: &std::io::Error) -> Refusal {
+    let bare = |reason| Refusal { reason, subject: String::new(), names: String::new() };
+    let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+        return bare(Reason::Gone);
+    };
+    match error {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => {
+            other.0.downcast_ref::<Refusal>().cloned().unwrap_or_else(|| bare(Reason::BadCertificate))
+        }
+        rustls::Error::NoCertificatesPresented => bare(Reason::NoCertificate),
+        rustls::Error::InvalidCertificate(_) => bare(Reason::BadCertificate),
+        rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => bare(Reason::Incompatible),
+        rustls::Error::InvalidMessage(_) => bare(Reason::NotTls),
+        rustls::Error::AlertReceived(_) => bare(Reason::Gone),
+        _ => bare(Reason::Other),
+    }
+}
