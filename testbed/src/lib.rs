@@ -6,6 +6,7 @@
 //! | [`world`] | a pod's surroundings, private to one test: network, mounts, `/dev`, swap |
 //! | [`guest`] | the guest's REST service on 127.0.0.1:8006, and its failures |
 //! | [`kbs`], [`pki`], [`dns`] | a KBS, its certificates, and its name |
+//! | [`mesh`] | the app behind a sidecar, and the peers in front of it |
 //! | [`tee`] | guests with hardware of our own, and the verifier that believes them |
 //! | [`expect`] | what every refusal must look like |
 //! | [`guest_signer`] | the security processor beside a guest under QEMU, and of `countersign-sim` |
@@ -47,6 +48,7 @@ pub mod guest;
 pub mod guest_signer;
 pub mod http;
 pub mod kbs;
+pub mod mesh;
 pub mod pki;
 pub mod pod;
 pub mod roles;
@@ -69,7 +71,7 @@ pub use rustix::process::Signal;
 /// # Panics
 /// When it does not come to hold.
 #[track_caller]
-pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !holds() {
         assert!(begun.elapsed() < std::time::Duration::from_secs(30), "waited in vain until {what}");

@@ -68,6 +68,31 @@ impl Ca {
         self.sign(&params)
     }
 
+    /// A member of the mesh: one SPIFFE identity, for servers and clients.
+    pub fn member(&self, spiffe: &str) -> Identity {
+        self.member_with(&[spiffe], &[], |_| {})
+    }
+
+    /// A member with these URIs and DNS names, and whatever else `change` does to it.
+    pub fn member_with(&self, uris: &[&str], dns: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
+        let mut params = leaf_params(dns, NOW);
+        for uri in uris {
+            params.subject_alt_names.push(rcgen::SanType::URI((*uri).try_into().expect("ASCII")));
+        }
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
+        self.sign(&params)
+    }
+
+    /// A member whose certificate is valid from so many seconds before now to so many after.
+    pub fn member_for(&self, spiffe: &str, before: i64, after: i64) -> Identity {
+        let now = time::OffsetDateTime::now_utc();
+        self.member_with(&[spiffe], &[], |params| {
+            params.not_before = now - time::Duration::seconds(before);
+            params.not_after = now + time::Duration::seconds(after);
+        })
+    }
+
     fn sign(&self, params: &CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("aws-lc-rs makes P-256 keys");
         let certificate = params.signed_by(&key, &self.issuer).expect("our CA signs");
@@ -99,6 +124,11 @@ impl Identity {
     /// The certificate, PEM.
     pub fn pem(&self) -> &str {
         &self.pem
+    }
+
+    /// Its private key, PEM (PKCS#8).
+    pub fn key_pem(&self) -> String {
+        crate::encode::pem_of("PRIVATE KEY", &self.key)
     }
 
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {

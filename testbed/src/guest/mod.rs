@@ -97,7 +97,11 @@ pub struct GuestApi {
 #[derive(Debug)]
 pub struct RunningGuest {
     server: Server,
+    scripts: Arc<Mutex<Scripts>>,
 }
+
+/// Answers by path.
+type Scripts = BTreeMap<String, Vec<Answer>>;
 
 impl GuestApi {
     /// A guest that has no resource yet, and answers `/info`. As Kata starts it: without `/aa/…`.
@@ -198,13 +202,14 @@ impl GuestApi {
         let address = GUEST_API.parse().expect("a literal address");
         let (place, delay) = (Arc::clone(place), self.refused_for);
         let plain: Wrap = Arc::new(|raw| Ok(Wrapped::One(Box::new(raw))));
-        let server = Server::start(move || place.tcp(address), delay, plain, self.handler())
+        let scripts = Arc::new(Mutex::new(self.scripts.clone()));
+        let handler = self.handler(Arc::clone(&scripts));
+        let server = Server::start(move || place.tcp(address), delay, plain, handler)
             .expect("127.0.0.1:8006 is free in this world");
-        RunningGuest { server }
+        RunningGuest { server, scripts }
     }
 
-    fn handler(self) -> Handler {
-        let scripts = Mutex::new(self.scripts);
+    fn handler(self, scripts: Arc<Mutex<Scripts>>) -> Handler {
         let (default, agent) = (self.default, self.agent);
         Arc::new(move |seen| {
             if let Some(off) = agent.off(seen) {
@@ -223,6 +228,11 @@ impl GuestApi {
 }
 
 impl RunningGuest {
+    /// From now on this resource is answered so.
+    pub fn set(&self, resource: &str, answer: Answer) {
+        lock(&self.scripts).insert(format!("/cdh/resource/{resource}"), vec![answer]);
+    }
+
     /// How many requests there were for anything but `/info`, which gives nothing away.
     pub fn fetched(&self) -> usize {
         self.requests().iter().filter(|seen| seen.path != "/info").count()

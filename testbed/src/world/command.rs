@@ -7,6 +7,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -180,8 +181,10 @@ impl<'w> Cmd<'w> {
         // A thread, for a command that writes much before it reads.
         thread::spawn(move || stdin.write_all(&bytes));
         let stdout = drain(child.stdout.take().expect("piped"));
-        let stderr = drain(child.stderr.take().expect("piped"));
-        Started { world: self.world, child, group, stdout, stderr, begun, time_limit: self.time_limit, status: None }
+        let said = Said::default();
+        let stderr = listen(child.stderr.take().expect("piped"), Arc::clone(&said));
+        let (world, time_limit) = (self.world, self.time_limit);
+        Started { world, child, group, stdout, stderr, said, begun, time_limit, status: None }
     }
 }
 
@@ -193,6 +196,7 @@ pub struct Started<'w> {
     group: i32,
     stdout: Receiver<Vec<u8>>,
     stderr: Receiver<Vec<u8>>,
+    said: Said,
     begun: Instant,
     time_limit: Duration,
     status: Option<ExitStatus>,
@@ -202,6 +206,11 @@ impl Started<'_> {
     /// Its process id. The same before and after it entered the world.
     pub fn pid(&self) -> i32 {
         self.group
+    }
+
+    /// What it has written to standard error so far.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&self.said.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     }
 
     /// Whether it still runs.
@@ -288,6 +297,28 @@ impl Run {
 
 fn pid(raw: i32) -> Pid {
     Pid::from_raw(raw).expect("a child's pid is not 0")
+}
+
+/// What a command has said so far.
+type Said = Arc<Mutex<Vec<u8>>>;
+
+/// As [`drain`], and what has come can be looked at before the end.
+fn listen(mut from: impl Read + Send + 'static, said: Said) -> Receiver<Vec<u8>> {
+    let (send, receive) = channel();
+    thread::spawn(move || {
+        let mut piece = [0_u8; 4096];
+        while let Ok(count) = from.read(&mut piece) {
+            if count == 0 {
+                break;
+            }
+            said.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend_from_slice(piece.get(..count).unwrap_or_default());
+        }
+        let all = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let _ = send.send(all);
+    });
+    receive
 }
 
 fn drain(mut from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {

@@ -175,6 +175,15 @@ impl World {
         self.place.connect(address.parse().map_err(io::Error::other)?)
     }
 
+    pub(crate) fn place(&self) -> Arc<Place> {
+        Arc::clone(&self.place)
+    }
+
+    /// Listens by TCP inside the world: an app that the test can script.
+    pub fn listen(&self, address: &str) -> io::Result<std::net::TcpListener> {
+        self.place.tcp(address.parse().map_err(io::Error::other)?)
+    }
+
     /// A directory on the machine's own file system, removed with the world. Every user may read it.
     pub fn directory(&self) -> &Path {
         &self.place.directory

@@ -1,0 +1,295 @@
+//! The other side of a sidecar: the app behind it, and the peers in front.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::http::{Act, Record, Seen, Server, Wrap, Wrapped, response};
+use crate::pki::Identity;
+use crate::world::World;
+
+/// How long a peer waits for a byte before the test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An app that runs. Derefs to the [`Record`] of what it was asked.
+pub struct RunningApp {
+    server: Server,
+}
+
+impl Deref for RunningApp {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        self.server.record()
+    }
+}
+
+/// What an app does with a request.
+pub type Respond = fn(&Seen) -> Vec<Act>;
+
+/// Answers 200 with the request's headers, a line each, and its body.
+pub fn echo(seen: &Seen) -> Vec<Act> {
+    let mut body = format!("{} {}\n", seen.method, seen.path);
+    for (name, value) in &seen.headers {
+        body.push_str(&format!("{name}: {value}\n"));
+    }
+    let mut body = body.into_bytes();
+    body.extend_from_slice(b"\n");
+    body.extend_from_slice(&seen.body);
+    vec![Act::Send(response("200 OK", &[("content-type", "text/plain")], &body))]
+}
+
+/// Starts an app inside the world.
+///
+/// # Panics
+/// When the address cannot be had.
+pub fn app(world: &World, address: &str, respond: Respond) -> RunningApp {
+    let plain: Wrap = Arc::new(|raw| Ok(Wrapped::One(Box::new(raw))));
+    let place = world.place();
+    let address = address.parse().expect("a literal address");
+    let server = Server::start(move || place.tcp(address), Duration::ZERO, plain, Arc::new(respond));
+    RunningApp { server: server.expect("the app's address is free in this world") }
+}
+
+/// A peer's connection, after its own half of the handshake. In TLS 1.3 the other half's verdict comes
+/// with the first read.
+pub struct Peer {
+    tls: StreamOwned<ClientConnection, TcpStream>,
+}
+
+impl Peer {
+    /// Connects to `address` inside the world, showing `identity`, offering `alpn`.
+    pub fn connect(world: &World, address: &str, identity: Option<&Identity>, alpn: &[&str]) -> io::Result<Self> {
+        Self::over(world.connect(address)?, identity, alpn)
+    }
+
+    /// The same over a connection that the test made.
+    pub fn over(socket: TcpStream, identity: Option<&Identity>, alpn: &[&str]) -> io::Result<Self> {
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.set_nodelay(true)?;
+        let name = ServerName::try_from("sidecar.test").map_err(io::Error::other)?;
+        let mut client = ClientConnection::new(config(identity, alpn)?, name).map_err(io::Error::other)?;
+        let mut socket = socket;
+        while client.is_handshaking() {
+            client.complete_io(&mut socket)?;
+        }
+        Ok(Self { tls: StreamOwned::new(client, socket) })
+    }
+
+    /// The certificate that was shown.
+    pub fn shown(&self) -> Option<Vec<u8>> {
+        self.tls.conn.peer_certificates().and_then(<[_]>::first).map(|der| der.to_vec())
+    }
+
+    /// The key exchange, as rustls names it.
+    pub fn key_exchange(&self) -> Option<String> {
+        self.tls.conn.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()))
+    }
+
+    /// The protocol that was chosen.
+    pub fn alpn(&self) -> Option<String> {
+        self.tls.conn.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned())
+    }
+
+    /// How many session tickets have come.
+    pub fn tickets(&self) -> u32 {
+        self.tls.conn.tls13_tickets_received()
+    }
+
+    /// The TCP connection beneath.
+    pub fn socket(&self) -> &TcpStream {
+        &self.tls.sock
+    }
+
+    /// Says that no more will be sent, and goes on listening.
+    pub fn end(&mut self) -> io::Result<()> {
+        self.tls.conn.send_close_notify();
+        self.tls.flush()?;
+        self.tls.sock.shutdown(std::net::Shutdown::Write)
+    }
+
+    /// Sends a request and reads its answer.
+    pub fn ask(&mut self, request: &str) -> io::Result<Reply> {
+        self.write_all(request.as_bytes())?;
+        self.reply()
+    }
+
+    /// `GET` of a path on a connection that stays open.
+    pub fn get(&mut self, path: &str) -> io::Result<Reply> {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: api\r\n\r\n"))
+    }
+
+    /// Reads one answer.
+    pub fn reply(&mut self) -> io::Result<Reply> {
+        read_reply(self)
+    }
+}
+
+impl Read for Peer {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.tls.read(buf)
+    }
+}
+
+impl Write for Peer {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.tls.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.tls.flush()
+    }
+}
+
+/// An answer to an HTTP/1.1 request.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Status.
+    pub status: u16,
+    /// The head, as it came.
+    pub head: String,
+    /// The body.
+    pub body: String,
+}
+
+/// Reads one HTTP/1.1 answer: to its length, to its last chunk, or to the end.
+pub fn read_reply(from: &mut impl Read) -> io::Result<Reply> {
+    let mut head = Vec::new();
+    let mut byte = [0_u8; 1];
+    while !head.ends_with(b"\r\n\r\n") {
+        if from.read(&mut byte)? == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("after {:?}", text(&head))));
+        }
+        head.extend_from_slice(&byte);
+    }
+    let head = text(&head);
+    let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+    let header = |name: &str| {
+        let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+    };
+    let mut body = Vec::new();
+    if status == 101 || status == 204 {
+    } else if let Some(length) = header("content-length").and_then(|text| text.parse::<usize>().ok()) {
+        body = vec![0; length];
+        from.read_exact(&mut body)?;
+    } else if header("transfer-encoding").is_some() {
+        body = chunks(from)?;
+    } else {
+        from.read_to_end(&mut body)?;
+    }
+    Ok(Reply { status, head, body: text(&body) })
+}
+
+fn chunks(from: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let size = usize::from_str_radix(line(from)?.trim(), 16).map_err(io::Error::other)?;
+        if size == 0 {
+            while !line(from)?.is_empty() {}
+            return Ok(body);
+        }
+        let begin = body.len();
+        body.resize(begin + size, 0);
+        from.read_exact(body.get_mut(begin..).unwrap_or_default())?;
+        line(from)?;
+    }
+}
+
+fn line(from: &mut impl Read) -> io::Result<String> {
+    let mut line = Vec::new();
+    let mut byte = [0_u8; 1];
+    while !line.ends_with(b"\r\n") {
+        from.read_exact(&mut byte)?;
+        line.extend_from_slice(&byte);
+    }
+    line.truncate(line.len() - 2);
+    Ok(text(&line))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Plain HTTP inside the world: what kubelet and Prometheus do. Each question has its own connection.
+pub fn plain(world: &World, address: &str, request: &str) -> io::Result<Reply> {
+    let mut socket = world.connect(address)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.write_all(request.as_bytes())?;
+    read_reply(&mut socket)
+}
+
+/// `GET` as [`plain`]; the status alone, 0 where nobody answers.
+pub fn status(world: &World, address: &str, path: &str) -> u16 {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: pod\r\n\r\n");
+    plain(world, address, &request).map_or(0, |reply| reply.status)
+}
+
+fn config(identity: Option<&Identity>, alpn: &[&str]) -> io::Result<Arc<ClientConfig>> {
+    let mut provider = aws_lc_rs::default_provider();
+    // As browsers and Go do by now: the hybrid's share is sent at once.
+    provider.kx_groups.insert(0, aws_lc_rs::kx_group::X25519MLKEM768);
+    let provider = Arc::new(provider);
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+    let mut config = match identity {
+        Some(identity) => builder.with_client_auth_cert(identity.chain(), identity.key()).map_err(io::Error::other)?,
+        None => builder.with_no_client_auth(),
+    };
+    // A peer that would resume if it could: tickets are counted.
+    config.resumption = Resumption::in_memory_sessions(8);
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// Takes any server: what it shows is looked at by the test.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2 was spoken".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
