@@ -220,6 +220,28 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// Closing this connection resets it.
+pub fn reset_on_close(socket: &TcpStream) {
+    let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
+}
+
+/// From now on a process may have so many open files. What it has stays open.
+///
+/// # Panics
+/// When the process is not ours.
+pub fn limit_descriptors(pid: i32, most: u64) {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let pid = Pid::from_raw(pid).expect("a process");
+    let before = prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(most), maximum: None });
+    if before.is_err() {
+        // Without privileges the ceiling cannot be lifted, only kept.
+        let maximum = std::fs::read_to_string(format!("/proc/{}/limits", pid.as_raw_nonzero())).ok();
+        let maximum = maximum.as_deref().and_then(|text| text.lines().find(|line| line.starts_with("Max open files")));
+        let maximum = maximum.and_then(|line| line.split_whitespace().nth(4)).and_then(|word| word.parse().ok());
+        prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(most), maximum }).expect("our own child");
+    }
+}
+
 /// Plain HTTP inside the world: what kubelet and Prometheus do. Each question has its own connection.
 pub fn plain(world: &World, address: &str, request: &str) -> io::Result<Reply> {
     let mut socket = world.connect(address)?;

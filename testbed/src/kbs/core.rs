@@ -57,6 +57,7 @@ pub(super) struct Core {
     scripted: Mutex<VecDeque<(String, String)>>,
     refusals: Mutex<Vec<Refusal>>,
     attestations: AtomicUsize,
+    attested: Mutex<Vec<String>>,
 }
 
 impl Core {
@@ -71,6 +72,7 @@ impl Core {
             scripted: Mutex::new(std::mem::take(&mut setup.scripted).into()),
             refusals: Mutex::default(),
             attestations: AtomicUsize::new(0),
+            attested: Mutex::default(),
             setup,
         }
     }
@@ -81,6 +83,11 @@ impl Core {
 
     pub(super) fn attestations(&self) -> usize {
         self.attestations.load(Ordering::SeqCst)
+    }
+
+    /// `x` of each key that was attested, as in its JWK.
+    pub(super) fn attested(&self) -> Vec<String> {
+        lock(&self.attested).clone()
     }
 
     pub(super) fn refusals(&self) -> Vec<Refusal> {
@@ -234,6 +241,7 @@ impl Core {
                 session.token = Some(token.clone());
             }
             self.attestations.fetch_add(1, Ordering::SeqCst);
+            lock(&self.attested).extend(claims.pointer(KEY).and_then(|key| key["x"].as_str()).map(ToOwned::to_owned));
             token
         };
         let reply = Reply::json(&format!("{{\"token\":{}}}", json!(token)));

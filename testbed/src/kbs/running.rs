@@ -41,6 +41,11 @@ impl RunningKbs {
         self.core.attestations()
     }
 
+    /// `x` of each key that was attested, in order, as in its JWK (base64url).
+    pub fn attested_keys(&self) -> Vec<String> {
+        self.core.attested()
+    }
+
     /// Why evidence was not believed, in order.
     pub fn refusals(&self) -> Vec<Refusal> {
         self.core.refusals()

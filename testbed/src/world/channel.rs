@@ -27,6 +27,8 @@ pub(crate) enum Request {
     Udp(SocketAddr),
     /// Connect by TCP from inside the world; the stream comes back.
     Connect(SocketAddr),
+    /// The same from this address.
+    ConnectFrom(std::net::IpAddr, SocketAddr),
     /// Mount a new file system (`tmpfs`, `ramfs`, …) on a directory that exists.
     Mount { kind: String, on: PathBuf, options: String, read_only: bool },
     /// Show `from` at `on` too; both exist.

@@ -65,6 +65,14 @@ fn serve(request: Request, duties: &mut Duties) -> io::Result<Option<OwnedFd>> {
         Request::Tcp(address) => return Ok(Some(TcpListener::bind(address)?.into())),
         Request::Udp(address) => return Ok(Some(UdpSocket::bind(address)?.into())),
         Request::Connect(address) => return Ok(Some(TcpStream::connect_timeout(&address, CONNECT)?.into())),
+        Request::ConnectFrom(from, to) => {
+            use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
+            let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+            bind(&socket, &std::net::SocketAddr::new(from, 0))?;
+            connect(&socket, &to)?;
+            return Ok(Some(socket));
+        }
         Request::Mount { kind, on, options, read_only } => {
             let options = std::ffi::CString::new(options)?;
             let flags = if read_only { MountFlags::RDONLY } else { MountFlags::empty() };

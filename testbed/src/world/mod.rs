@@ -56,6 +56,18 @@ pub struct World {
     next_name: AtomicU32,
 }
 
+/// Connects inside a world, from any thread of the test.
+#[derive(Clone, Debug)]
+pub struct Connector(Arc<Place>);
+
+impl Connector {
+    /// Connects from an address of the world's loopback: each is another caller.
+    pub fn connect_from(&self, from: &str, address: &str) -> io::Result<TcpStream> {
+        let (from, to) = (from.parse().map_err(io::Error::other)?, address.parse().map_err(io::Error::other)?);
+        self.0.connect_from(from, to)
+    }
+}
+
 /// The holder's `main`, for [`roles::play`].
 pub(crate) fn holder_main() -> ExitCode {
     holder::main()
@@ -177,6 +189,11 @@ impl World {
 
     pub(crate) fn place(&self) -> Arc<Place> {
         Arc::clone(&self.place)
+    }
+
+    /// Connects from other threads, and from other addresses.
+    pub fn connector(&self) -> Connector {
+        Connector(Arc::clone(&self.place))
     }
 
     /// Listens by TCP inside the world: an app that the test can script.

@@ -106,6 +106,11 @@ impl Place {
         self.socket_from(&Request::Connect(address)).map(TcpStream::from)
     }
 
+    /// The same, from this address of the world.
+    pub(super) fn connect_from(&self, from: std::net::IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+        self.socket_from(&Request::ConnectFrom(from, to)).map(TcpStream::from)
+    }
+
     /// A UDP socket inside the world.
     pub(crate) fn udp(&self, address: SocketAddr) -> io::Result<UdpSocket> {
         self.socket_from(&Request::Udp(address)).map(UdpSocket::from)
