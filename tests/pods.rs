@@ -26,6 +26,7 @@ countersign_testbed::main! {
     a_kbs_that_comes_back_lets_the_pod_start [Pods],
     a_job_ends [Pods],
     a_job_ends_although_a_native_sidecar_would_not [Pods],
+    two_pods_talk_through_the_sidecar [Pods, Curl],
     a_sidecar_that_does_not_start_up_holds_back_the_app [Pods],
     the_app_gets_sigterm_before_the_sidecar [Pods],
     ours_runs_without_privileges_on_a_read_only_root [Pods],
@@ -239,18 +240,82 @@ fn with_sidecar(made: Made, status: &str, failures: u32) -> Made {
             "command": ["/usr/bin/perl", "-e", SERVER.replace("STATUS", status)],
             "startupProbe": { "httpGet": { "path": "/startupz", "port": 15821 }, "periodSeconds": 1, "failureThreshold": failures },
         });
-        pod["spec"]["initContainers"].as_array_mut().unwrap().push(sidecar);
+        let containers = pod["spec"]["initContainers"].as_array_mut().unwrap();
+        containers.retain(|container| container["name"] != "countersign");
+        containers.push(sidecar);
     })
 }
 
 fn a_job_ends_although_a_native_sidecar_would_not() {
     let world = world(stock("settle"));
-    let mut pod = with_sidecar(made(&world, "job", "settle", INITDATA).app(READ), "200", 30).start(&world);
+    let mut pod = made(&world, "job", "settle", INITDATA).app(READ).start(&world);
     pod.complete();
     assert_eq!(pod.phase, "Succeeded", "{:?}", pod.ended);
     let order: Vec<&str> = pod.ended.iter().map(|ended| ended.name.as_str()).collect();
-    assert_eq!(order, ["countersign-init", "settle", "stand-in"]);
-    assert!(pod.end_of("stand-in").output.contains("told to stop"));
+    assert_eq!(order, ["countersign-init", "settle", "countersign"]);
+    let sidecar = pod.end_of("countersign");
+    assert_eq!(sidecar.code, Some(0), "{}", sidecar.output);
+    assert!(sidecar.output.contains("nobody is served"), "{}", sidecar.output);
+}
+
+/// A mesh, and a guest whose KBS has what both sides of it need.
+fn meshed() -> World {
+    let ca = Ca::new("mesh");
+    let client = ca.member("spiffe://example.org/ns/payments/sa/settle");
+    let server = "version = 1\nserial = 1\nfor = { namespace = \"payments\", workload = \"api\" }\n\
+         [[secrets.file]]\npath = \"db/password\"\nfrom = \"kbs:///payments/db/password\"\n\
+         [identity]\nsource = \"self\"\nspiffe = \"spiffe://example.org/ns/payments/sa/api\"\n\
+         [peers]\ntrust = \"roots\"\nroots = \"kbs:///payments/mesh/roots\"\n\
+         [[inbound]]\nlisten = \"[::]:8443\"\napp = \"127.0.0.1:8080\"\nprobes = [\"/healthz\"]\n\
+         allow = [\"spiffe://example.org/ns/payments/sa/settle\"]\n";
+    let caller = "version = 1\nserial = 1\nfor = { namespace = \"payments\", workload = \"settle\" }\n\
+         [[secrets.file]]\npath = \"cert\"\nfrom = \"kbs:///payments/mesh/cert\"\n\
+         [[secrets.file]]\npath = \"key\"\nfrom = \"kbs:///payments/mesh/key\"\n";
+    world(
+        GuestApi::healthy()
+            .secret("default/countersign/payments.api", server)
+            .secret("default/countersign/payments.settle", caller)
+            .secret("payments/db/password", "alpha")
+            .secret("payments/mesh/roots", ca.pem())
+            .secret("payments/mesh/cert", client.pem())
+            .secret("payments/mesh/key", client.key_pem()),
+    )
+}
+
+/// Answers on loopback with who calls, as it is told.
+const APP: &str = "use IO::Socket::INET; $| = 1; $SIG{TERM} = sub { exit 0 };
+    my $s = IO::Socket::INET->new(Listen => 5, LocalAddr => '127.0.0.1', LocalPort => 8080, ReuseAddr => 1) or die;
+    while (my $c = $s->accept) { my $who = 'nobody';
+        while (<$c>) { last if /^\\r?$/; $who = $1 if /^x-forwarded-client-cert: (.*)\\r/i }
+        print $c \"HTTP/1.1 200 OK\\r\\nconnection: close\\r\\ncontent-length: \".length($who).\"\\r\\n\\r\\n$who\"; close $c }";
+
+fn two_pods_talk_through_the_sidecar() {
+    let world = meshed();
+    let made_api = made(&world, "http-api", "api", INITDATA).change(|pod| {
+        pod["spec"]["containers"][0]["command"] = json!(["/usr/bin/perl", "-e", APP]);
+    });
+    let mut api = made_api.start(&world);
+    // The app's own probe, by the sidecar's port.
+    api.ready().unwrap();
+    let call = "cd /run/countersign/secrets; curl -sSk --cert cert --key key https://127.0.0.1:8443/pay; echo; \
+                curl -sSk https://127.0.0.1:8443/pay || echo refused";
+    // The two share one network here, and there is one port for kubelet.
+    let settle = made(&world, "job", "settle", INITDATA).app(call).change(|pod| {
+        let containers = pod["spec"]["initContainers"].as_array_mut().unwrap();
+        containers.retain(|container| container["name"] != "countersign");
+    });
+    let mut settle = settle.start(&world);
+    settle.complete();
+    let said = &settle.end_of("settle").output;
+    assert!(said.contains("By=spiffe://example.org/ns/payments/sa/api;Hash="), "{said}");
+    assert!(said.contains(";URI=spiffe://example.org/ns/payments/sa/settle"), "{said}");
+    assert!(said.contains("refused"), "{said}");
+    api.delete();
+    let order: Vec<&str> = api.ended.iter().skip(1).map(|ended| ended.name.as_str()).collect();
+    assert_eq!(order, ["api", "countersign"]);
+    let sidecar = api.end_of("countersign");
+    assert_eq!(sidecar.code, Some(0), "{}", sidecar.output);
+    assert!(sidecar.output.contains("reason=\"no-certificate\""), "{}", sidecar.output);
 }
 
 fn a_sidecar_that_does_not_start_up_holds_back_the_app() {

@@ -115,7 +115,9 @@ fn a_plain_deployment_becomes_confidential() {
     assert_eq!(named(&init["env"], "COUNTERSIGN_ROLE")["value"], "init");
     assert_eq!(named(&init["env"], "COUNTERSIGN_WORKLOAD")["value"], "api");
     assert_eq!(named(&init["env"], "COUNTERSIGN_NAMESPACE")["value"], "payments");
-    assert_eq!(spec["initContainers"].as_array().unwrap().len(), 1, "the sidecar is the tier's to ask for");
+    let sidecar = &spec["initContainers"][1];
+    assert_eq!((&sidecar["name"], &sidecar["restartPolicy"]), (&json!("countersign"), &json!("Always")));
+    assert_eq!(named(&sidecar["env"], "COUNTERSIGN_ROLE")["value"], "sidecar");
     let secrets = named(&spec["volumes"], "countersign-secrets");
     assert_eq!(secrets["emptyDir"]["medium"], "Memory");
     let mount = named(&spec["containers"][0]["volumeMounts"], "countersign-secrets");
@@ -169,9 +171,9 @@ fn the_app_keeps_what_it_set_and_ours_run_as_the_app() {
     let spec = &made["spec"];
     assert_eq!(spec["securityContext"], json!({ "runAsUser": 1000, "runAsGroup": 3000, "fsGroup": 2000 }));
     let names: Vec<&Value> = spec["initContainers"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
-    assert_eq!(names, ["countersign-init", "migrate"], "the gate comes first");
+    assert_eq!(names, ["countersign-init", "countersign", "migrate"], "the gate comes first");
     assert_eq!(spec["containers"][0]["args"], json!(["serve"]));
-    assert_eq!(spec["initContainers"][1]["command"], json!(["migrate"]));
+    assert_eq!(spec["initContainers"][2]["command"], json!(["migrate"]));
     let ours = &spec["initContainers"][0]["securityContext"];
     assert_eq!((&ours["runAsUser"], &ours["runAsGroup"]), (&json!(1001), &json!(3000)));
     assert_eq!(spec["volumes"][0], json!({ "name": "data", "emptyDir": {} }));

@@ -39,7 +39,8 @@ countersign_testbed::main! {
     probes_ask_only_what_is_configured [GuestPort, Namespaces],
     sigterm_drains_and_a_second_one_cuts [GuestPort, Namespaces],
     secrets_are_published_where_init_has_not [GuestPort, Namespaces, Memory],
-    plain_configuration_is_refused [GuestPort, Namespaces],
+    without_listeners_the_secrets_are_kept_fresh [GuestPort, Namespaces, Memory],
+    plain_configuration_makes_it_serve_nobody [GuestPort, Namespaces],
     what_this_release_lacks_is_refused_by_name [GuestPort, Namespaces],
 }
 
@@ -242,9 +243,13 @@ fn a_broken_new_certificate_never_replaces_a_good_one() {
     std::thread::sleep(Duration::from_millis(600));
     sidecar.signal(Signal::HUP).unwrap();
     assert_eq!(rig.peer(&rig.friend).shown().unwrap(), good);
-    // And the good one is taken, without anybody's doing.
+    // And the good one is taken.
     rig.world.guest_api().set("payments/mesh/key", Answer::Bytes(next.key_pem().into()));
-    eventually("the good one is served", || rig.peer(&rig.friend).shown().unwrap() != good);
+    eventually("the good one is served", || {
+        let _ = sidecar.signal(Signal::HUP);
+        std::thread::sleep(Duration::from_millis(600));
+        rig.peer(&rig.friend).shown().unwrap() != good
+    });
     assert!(!sidecar.said().contains("BEGIN"), "no key in the log");
 }
 
@@ -635,11 +640,32 @@ fn secrets_are_published_where_init_has_not() {
     assert_eq!(rig.world.guest_api().count_of("/cdh/resource/payments/db/password"), asked);
 }
 
-fn plain_configuration_is_refused() {
+fn without_listeners_the_secrets_are_kept_fresh() {
+    let world = countersign_testbed::World::new().unwrap();
+    let directory = world.ramdir().unwrap().join("secrets");
+    let text = format!(
+        "version = 1\nserial = 1\nfor = {{ namespace = \"payments\", workload = \"api\" }}\n\
+         [secrets]\ndirectory = \"{}\"\n[[secrets.file]]\npath = \"password\"\nfrom = \"kbs:///payments/db/password\"\n",
+        directory.display()
+    );
+    let guest = countersign_testbed::GuestApi::healthy().secret(CONFIG, text).secret("payments/db/password", "alpha");
+    let ca = Ca::new("mesh");
+    let rig = Rig { world: world.guest(guest), friend: ca.member(FRIEND), ca };
+    let sidecar = rig.ready();
+    assert_eq!(rig.world.read(directory.join("password")).unwrap(), b"alpha");
+    assert!(rig.world.connect(IN).is_err());
+    assert_eq!((rig.ask("/startupz"), rig.ask("/probe/8080/healthz")), (200, 404));
+    sidecar.signal(Signal::TERM).unwrap();
+    sidecar.wait().expect_code(0);
+}
+
+fn plain_configuration_makes_it_serve_nobody() {
+    // A file or variables cannot say who may call: there is nothing that they could make it serve.
     let rig = Rig::new(&Said::default());
-    let run = rig.world.countersign(&["sidecar"]).env("COUNTERSIGN_LOG", "debug").run().refused(Class::Config);
-    assert!(run.output().contains("believe"), "{}", run.output());
+    let sidecar = rig.world.countersign(&["sidecar"]).env("COUNTERSIGN_LOG", "debug").start();
+    eventually("it is up", || rig.ask("/readyz") == 200);
     assert!(rig.world.connect(IN).is_err(), "no listener without a certificate");
+    assert!(sidecar.said().contains("nobody is served"), "{}", sidecar.said());
 }
 
 fn what_this_release_lacks_is_refused_by_name() {

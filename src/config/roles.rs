@@ -44,6 +44,11 @@ impl Roles {
         self.drain.unwrap_or(Duration::from_secs(25))
     }
 
+    /// Whether anything is said of identity, peers or listeners.
+    pub fn serves(&self) -> bool {
+        self.identity.is_some() || self.peers.is_some() || !self.inbound.is_empty() || !self.outbound.is_empty()
+    }
+
     /// Where kubelet asks: the port that the mutating policies write into probes.
     pub fn health(&self) -> SocketAddr {
         self.health.unwrap_or(SocketAddr::from(([0; 16], 15821)))

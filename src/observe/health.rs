@@ -54,6 +54,13 @@ impl Health {
         Arc::new(Self { clock: clock.clone(), state: Mutex::default() })
     }
 
+    /// For a pod that shows no certificate: it has nobody to serve.
+    pub fn idle(clock: &Clock) -> Arc<Self> {
+        let health = Self::new(clock);
+        health.renewed(u64::MAX);
+        health
+    }
+
     /// A certificate is served until then.
     pub fn renewed(&self, until: u64) {
         let mut state = self.lock();

@@ -94,6 +94,9 @@ async fn sidecar(
 ) -> Result<String, Finding> {
     let config = &booted.config;
     tracing::info!(provenance = config.provenance.label(), serial = config.serial, "configuration read");
+    if !config.roles.serves() {
+        return keep_secrets(ports, booted, started, signals).await;
+    }
     if config.provenance == Provenance::Unmeasured {
         return Err(unmeasured());
     }
@@ -184,6 +187,31 @@ async fn sidecar(
         (None, 0) => Ok(format!("drained: {left} connections ended by themselves")),
         (None, cut) => Err(Finding::new(Class::DrainForced, format!("{cut} connections were cut, {left} were open"))),
     }
+}
+
+/// A configuration without identity, peers or listeners: there is nobody to serve, and the secrets are
+/// kept fresh.
+async fn keep_secrets(
+    ports: &Ports,
+    booted: &Arc<Booted>,
+    started: Instant,
+    signals: &mut Signals,
+) -> Result<String, Finding> {
+    let config = &booted.config;
+    let health = Health::idle(&ports.clock);
+    let asked = listen("health.listen", config.roles.health())?;
+    tokio::spawn(health::serve(asked, Arc::clone(&health), probes::of(&[])));
+    let directory = secrets::preflight(config, ports)?;
+    let road = booted.road(ports, Deadline::since(started, config.deadline)).await?;
+    publish_if_none(ports, booted, &road, directory.as_ref()).await?;
+    drop(road);
+    health.listening();
+    tracing::info!("the configuration has no `[[inbound]]`: nobody is served, the secrets are kept");
+    if let Some(directory) = directory {
+        tokio::spawn(tend(ports.clone(), Arc::clone(booted), directory, Arc::clone(&health)));
+    }
+    signals.end.recv().await;
+    Ok("ended; nobody was served".to_owned())
 }
 
 /// Waits until nobody is connected. Returns how many are, when time is over or a second SIGTERM comes.

@@ -113,7 +113,7 @@ impl<'w> Pod<'w> {
     /// run, or when the pod has failed.
     pub fn start(self) -> io::Result<Running<'w>> {
         self.world.one_cgroup_tree()?;
-        let ip = self.world.run("ip", &["address", "add", &format!("{POD_IP}/32"), "dev", "lo"]).run();
+        let ip = self.world.run("ip", &["address", "replace", &format!("{POD_IP}/32"), "dev", "lo"]).run();
         if ip.code != Some(0) {
             return Err(other(ip.output()));
         }
