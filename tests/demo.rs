@@ -5,6 +5,9 @@
 
 #![allow(clippy::print_stdout)]
 
+#[path = "demo/serve.rs"]
+mod serve;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -46,7 +49,7 @@ fn main() -> ExitCode {
         return code;
     }
     println!("countersign, step by step. A double stands in for the guest's REST service; the rest is real.");
-    let steps: [Step; 7] = [
+    let steps: [Step; 9] = [
         ("The KBS releases a secret: `countersign get`", one_secret),
         ("A list of secrets, all or nothing: `countersign init`", a_list_of_secrets),
         ("The KBS says no", a_refusal),
@@ -54,6 +57,8 @@ fn main() -> ExitCode {
         ("The destination is a disk", a_disk),
         ("A guest that proves itself: initdata, hardware, KBS", a_measured_guest),
         ("One space is added to its initdata", one_space),
+        ("Callers: who is let in, and who is not", serve::callers),
+        ("The certificate is renewed under load, and the pod ends", serve::renewal),
     ];
     for (number, (title, step)) in steps.into_iter().enumerate() {
         if number + 1 == DIRECT {

@@ -163,6 +163,8 @@ pub struct Choice<'c> {
     pub deadline: Deadline,
     /// By whose time certificates are judged.
     pub clock: &'c Clock,
+    /// It has been told before: a renewal takes the same way.
+    pub again: bool,
 }
 
 impl Choice<'_> {
@@ -173,12 +175,12 @@ impl Choice<'_> {
         let mut passed_over: Vec<String> = Vec::new();
         for via in self.via {
             if *via == Via::Cdh {
-                return Ok(told(Road::cdh(cdh()), &passed_over));
+                return Ok(told(Road::cdh(cdh()), &passed_over, self.again));
             }
             match self.offered(*via).await? {
                 Ok(kind) => {
                     let named_in = self.endpoint.map_or(CONFIG, |endpoint| endpoint.named_in);
-                    return Ok(told(Road { via: *via, named_in, kind }, &passed_over));
+                    return Ok(told(Road { via: *via, named_in, kind }, &passed_over, self.again));
                 }
                 Err(why) => passed_over.push(format!("{via}: {why}")),
             }
@@ -238,8 +240,13 @@ fn agent(info: &Info, standing: &Standing) -> Option<Source> {
     Some(Source::Agent { api: standing.api(), tee })
 }
 
-fn told(road: Road, passed_over: &[String]) -> Road {
+fn told(road: Road, passed_over: &[String], again: bool) -> Road {
     let why = passed_over.join("; ");
-    tracing::info!(via = road.via.label(), not = %if why.is_empty() { "-" } else { &why }, "way to the KBS");
+    let not = if why.is_empty() { "-" } else { &why };
+    if again {
+        tracing::debug!(via = road.via.label(), %not, "way to the KBS");
+    } else {
+        tracing::info!(via = road.via.label(), %not, "way to the KBS");
+    }
     road
 }

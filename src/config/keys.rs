@@ -212,7 +212,7 @@ pub const KEYS: &[Key] = &[
 
     key("drain", Kind::Duration { min: 1, max: HOUR }, SIDECAR, "How long open connections may go on after SIGTERM. Below the pod's grace period.").default("\"25s\""),
     key("limits", Kind::Table, SIDECAR, "What callers may take of this pod."),
-    key("limits.connections", Kind::Integer { min: 1, max: 1_000_000 }, SIDECAR, "Connections of authenticated peers at once.").default("20000"),
+    key("limits.connections", Kind::Integer { min: 1, max: 1_000_000 }, SIDECAR, "Connections of authenticated peers at once.").default("10000"),
     key("limits.unauthenticated", Kind::Integer { min: 1, max: 100_000 }, SIDECAR, "Connections that have not authenticated yet, at once.").default("512"),
     key("limits.handshakes", Kind::Integer { min: 1, max: 1_000_000 }, SIDECAR, "New handshakes each second, of everybody together.").default("1000"),
 

@@ -58,7 +58,7 @@ impl Roles {
 impl Limits {
     /// Connections of authenticated peers at once.
     pub fn connections(&self) -> usize {
-        self.connections.unwrap_or(20_000)
+        self.connections.unwrap_or(10_000)
     }
 
     /// Connections that have not authenticated yet, at once.

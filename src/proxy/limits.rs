@@ -113,7 +113,7 @@ impl Limits {
         // Beside the connections: listeners, logs, the KBS, probes, and those that have not authenticated.
         let room = descriptors.saturating_sub(128).saturating_sub(limits.unauthenticated()) / 2;
         let connections = limits.connections().min(room.max(1));
-        if connections < limits.connections() {
+        if limits.connections.is_some() && connections < limits.connections() {
             tracing::warn!(
                 connections,
                 descriptors,

@@ -104,7 +104,7 @@ impl Listener {
                 tracing::debug!(reason = reason.label(), %from, "peer refused");
             }
             _ => tracing::warn!(
-                reason = reason.label(), %subject, san = %names, from = %from.ip(), listen = %self.inbound.listen,
+                reason = reason.label(), %subject, san = %names, from = %from.ip().to_canonical(), listen = %self.inbound.listen,
                 "peer refused"
             ),
         }

@@ -109,11 +109,15 @@ impl Booted {
             // One attestation for the configuration and for what it asks for.
             return Ok(Arc::new(ByRoad(road.clone())));
         }
-        self.fresh_road(ports, deadline).await
+        self.take(ports, deadline, false).await
     }
 
     /// The way to the KBS for this configuration, with an attestation of its own.
     pub(super) async fn fresh_road(&self, ports: &Ports, deadline: Deadline) -> Result<Arc<ByRoad>, Finding> {
+        self.take(ports, deadline, true).await
+    }
+
+    async fn take(&self, ports: &Ports, deadline: Deadline, again: bool) -> Result<Arc<ByRoad>, Finding> {
         let endpoint = self.endpoint()?;
         let choice = Choice {
             standing: &self.standing,
@@ -122,6 +126,7 @@ impl Booted {
             vouched: self.vouched.as_ref(),
             deadline,
             clock: &ports.clock,
+            again,
         };
         let road = choice.take(|| cdh(ports, &self.standing, endpoint.as_ref(), deadline)).await?;
         Ok(Arc::new(ByRoad(road)))
@@ -166,7 +171,8 @@ async fn delivered(
     // Only a KBS that proves itself, to us, delivers what may be believed like initdata.
     let proven = endpoint.as_ref().filter(|endpoint| endpoint.proves_itself());
     let (choice, deadline) = (Via::ALL, standing.deadline());
-    let choice = Choice { standing, via: &choice, endpoint: proven, vouched, deadline, clock: &ports.clock };
+    let choice =
+        Choice { standing, via: &choice, endpoint: proven, vouched, deadline, clock: &ports.clock, again: false };
     let road = choice.take(|| cdh(ports, standing, endpoint.as_ref(), deadline)).await.map_err(unproven)?;
     let provenance = if road.via() == Via::Cdh { Provenance::DeliveredUnproven } else { Provenance::Delivered };
     let refuse = refuse(provenance);

@@ -184,7 +184,7 @@ async fn sidecar(
     phase.send_replace(Phase::Forced);
     match (revoked, cut) {
         (Some(finding), _) => Err(finding),
-        (None, 0) => Ok(format!("drained: {left} connections ended by themselves")),
+        (None, 0) => Ok(format!("drained: {left} still connected at the signal, none was cut")),
         (None, cut) => Err(Finding::new(Class::DrainForced, format!("{cut} connections were cut, {left} were open"))),
     }
 }
