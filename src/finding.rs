@@ -286,7 +286,7 @@ pub const TABLE: &[Row] = &[
         code: 83,
         label: "app-exposed",
         meaning: "The app listens on more than loopback: it can be called without the sidecar.",
-        hint: "make the app listen on 127.0.0.1 (`HOST=127.0.0.1` in many frameworks)",
+        hint: "set the address that the app listens on to 127.0.0.1 (`HOST=127.0.0.1` in many frameworks)",
         who: Who::AppDeveloper,
         level: Level::Error,
         retry: Retry::Never,
