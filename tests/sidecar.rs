@@ -32,6 +32,8 @@ countersign_testbed::main! {
     an_answer_cut_short_is_not_a_whole_one [GuestPort, Namespaces],
     an_unread_body_never_taints_the_next_request [GuestPort, Namespaces],
     a_websocket_goes_both_ways [GuestPort, Namespaces],
+    sigterm_before_there_is_a_certificate_ends_it [GuestPort, Namespaces],
+    an_outage_costs_no_cpu [GuestPort, Namespaces],
     tcp_carries_bytes_and_ends_both_ways [GuestPort, Namespaces],
     tcp_tells_the_app_who_by_proxy_v2 [GuestPort, Namespaces],
     silent_peers_are_gone_in_time [GuestPort, Namespaces],
@@ -422,9 +424,42 @@ fn a_websocket_goes_both_ways() {
     let mut bytes = [0; 6];
     peer.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"frames");
-    assert_eq!(rig.gauge("requests_active"), 1.0);
+    assert_eq!((rig.gauge("requests_active"), rig.gauge("connections_open")), (1.0, 1.0));
     drop(peer);
     rig.quiet();
+    // It is waited for like any other, and cut at the end.
+    let mut peer = rig.peer(&rig.friend);
+    assert_eq!(peer.ask(ask).unwrap().status, 101);
+    sidecar.signal(Signal::TERM).unwrap();
+    eventually("it drains", || rig.ask("/readyz") == 503);
+    assert!(sidecar.is_running());
+    sidecar.signal(Signal::TERM).unwrap();
+    sidecar.wait().expect_code(84);
+}
+
+fn sigterm_before_there_is_a_certificate_ends_it() {
+    let rig = Rig::with(&Said::default(), |guest| guest.answer("payments/mesh/roots", Answer::Silent));
+    let sidecar = rig.start();
+    eventually("it is starting", || rig.ask("/startupz") == 503);
+    sidecar.signal(Signal::TERM).unwrap();
+    let run = sidecar.wait().expect_code(0);
+    assert!(run.stderr.contains("before it served"), "{}", run.stderr);
+}
+
+fn an_outage_costs_no_cpu() {
+    let rig = Rig::new(&Said::default());
+    let sidecar = rig.ready();
+    rig.world.guest_api().set("payments/mesh/roots", Answer::Refused);
+    eventually("it has tried", || sidecar.said().contains("not renewed"));
+    let used = |pid: i32| -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = used(sidecar.pid());
+    std::thread::sleep(Duration::from_secs(8));
+    // In hundredths of a second: a loop that does not wait takes 800.
+    assert!(used(sidecar.pid()) - before < 200, "{}", used(sidecar.pid()) - before);
 }
 
 const TCP: &str = "protocol = \"tcp\"\nallow = [\"spiffe://example.org/ns/web/sa/*\"]";

@@ -71,7 +71,8 @@ pub async fn keep<A: Attest>(
     let mut failures: u32 = 0;
     let mut retry: Option<Instant> = None;
     loop {
-        let wake = retry.unwrap_or(now.due).min(now.refresh).min(Instant::now() + LONGEST_SLEEP);
+        // A try that is to be made again takes the place of both.
+        let wake = retry.unwrap_or(now.due.min(now.refresh)).min(Instant::now() + LONGEST_SLEEP);
         let asked = tokio::select! {
             () = sleep_until(wake) => false,
             Some(()) = ask.recv() => now.since.elapsed() >= LEAST_ASKED,

@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::deadlines::{FIRST, HALF_CLOSED, IDLE_H2, IDLE_TCP, KEEP_ALIVE, PING, PONG};
 use super::headers::Told;
-use super::http::{self, Caller};
+use super::http::{self, Caller, Place};
 use super::limits::Stranger;
 use super::socket::{self, Metered};
 use super::splice::{Ended, Silence, splice};
@@ -67,14 +67,14 @@ pub(super) async fn serve(listener: Arc<Listener>, accepted: Accepted) {
         Ok(peer) => peer,
         Err(reason) => return listener.refuse(&bare(reason), from),
     };
-    let _permit = match listener.limits.authenticated(stranger, Instant::now()) {
+    let permit = match listener.limits.authenticated(stranger, Instant::now()) {
         Ok(permit) => permit,
         Err(shed) => return listener.counts.shed(shed),
     };
     tls.get_mut().0.authenticated();
     listener.counts.accepted.add(1);
     drop(handshaking);
-    let _open = listener.counts.open.hold();
+    let held = Place { permit, open: listener.counts.open.hold() };
     tracing::debug!(peer = %peer.id(), %from, "connected");
     let ours = served.entrances.get(place).and_then(|entrance| entrance.leaf.id().cloned());
     drop(served);
@@ -83,11 +83,14 @@ pub(super) async fn serve(listener: Arc<Listener>, accepted: Accepted) {
     epochs.mark_changed();
     let watch = Watch { served: epochs, phase: listener.phase.clone(), place, peer };
     match listener.inbound.protocol {
-        Protocol::Tcp => tcp(&listener, tls, watch, from, to, deadline).await,
+        Protocol::Tcp => {
+            tcp(&listener, tls, watch, from, to, deadline).await;
+            drop(held);
+        }
         Protocol::Http => {
             let xfcc = listener.inbound.forward_identity == ForwardIdentity::Xfcc;
             let told = Told::new(xfcc, ours.as_ref(), watch.peer.id(), watch.peer.hash(), from);
-            http(&listener, tls, watch, told, deadline).await;
+            http(&listener, tls, watch, told, held, deadline).await;
         }
     }
 }
@@ -133,7 +136,14 @@ async fn tcp(
     }
 }
 
-async fn http(listener: &Arc<Listener>, tls: TlsStream<Metered>, watch: Watch, told: Told, deadline: Instant) {
+async fn http(
+    listener: &Arc<Listener>,
+    tls: TlsStream<Metered>,
+    watch: Watch,
+    told: Told,
+    place: Place,
+    deadline: Instant,
+) {
     let h2 = tls.get_ref().1.alpn_protocol() == Some(H2);
     let caller = Arc::new(Caller {
         backend: Arc::clone(&listener.backend),
@@ -143,6 +153,7 @@ async fn http(listener: &Arc<Listener>, tls: TlsStream<Metered>, watch: Watch, t
         last: AtomicU64::new(0),
         since: Instant::now(),
         watch: watch.clone(),
+        place,
     });
     let service = {
         let caller = Arc::clone(&caller);

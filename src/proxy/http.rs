@@ -18,6 +18,7 @@ use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use super::backend::Dialler;
@@ -82,6 +83,16 @@ pub struct Caller {
     pub since: Instant,
     /// Ends what has left HTTP behind.
     pub watch: Watch,
+    /// Its place among the connections. A WebSocket keeps it.
+    pub place: Place,
+}
+
+/// What a connection of an authenticated peer holds for as long as any of it lives.
+pub struct Place {
+    /// Of `limits.connections`.
+    pub permit: OwnedSemaphorePermit,
+    /// Of the gauge.
+    pub open: Held,
 }
 
 /// Why a request was not answered by the app. The label is in the answer.
@@ -130,7 +141,15 @@ async fn relay(caller: &Arc<Caller>, mut request: Request<Incoming>, active: Act
         parts.headers.insert(HOST, host);
     }
     caller.told.tell(&mut parts.headers);
-    parts.uri = of_the_app(&parts.uri)?;
+    if grpc {
+        // HTTP/2 says it in `:authority`, and there only.
+        parts.headers.remove(HOST);
+        parts.uri = of_the_app(&parts.uri, parts.uri.authority().cloned())?;
+    } else {
+        parts.uri = of_the_app(&parts.uri, None)?;
+        // An HTTP/1.0 request may have none; what the app is sent is HTTP/1.1.
+        parts.headers.entry(HOST).or_insert(HeaderValue::from_static("localhost"));
+    }
     parts.version = if grpc { Version::HTTP_2 } else { Version::HTTP_11 };
     parts.extensions.clear();
     if websocket {
@@ -192,12 +211,13 @@ fn is_grpc(headers: &hyper::HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// The same path and query, on the app. The authority is a name for the pool of connections only.
-fn of_the_app(uri: &Uri) -> Result<Uri, Why> {
+/// The same path and query, on the app. For HTTP/1.1 the authority is a name for the pool of
+/// connections only: nobody resolves it.
+fn of_the_app(uri: &Uri, authority: Option<Authority>) -> Result<Uri, Why> {
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let mut parts = hyper::http::uri::Parts::default();
     parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(Authority::from_static("app.invalid"));
+    parts.authority = Some(authority.unwrap_or_else(|| Authority::from_static("app.invalid")));
     parts.path_and_query = Some(path);
     Uri::from_parts(parts).map_err(|_| Why::BadRequest)
 }

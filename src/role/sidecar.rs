@@ -113,8 +113,11 @@ async fn sidecar(
 
     let deadline = Deadline::since(started, config.deadline);
     let directory = secrets::preflight(config, ports)?;
-    let road = booted.road(ports, deadline).await?;
-    publish_if_none(ports, booted, &road, directory.as_ref()).await?;
+    let prepared = tokio::select! {
+        prepared = prepare(ports, booted, directory.as_ref(), deadline) => prepared,
+        _ = signals.end.recv() => return Ok("ended before it served".to_owned()),
+    };
+    let road = prepared?;
 
     let (served, epochs) = watch::channel(None);
     let (phase, phases) = watch::channel(Phase::Serving);
@@ -202,9 +205,11 @@ async fn keep_secrets(
     let asked = listen("health.listen", config.roles.health())?;
     tokio::spawn(health::serve(asked, Arc::clone(&health), probes::of(&[])));
     let directory = secrets::preflight(config, ports)?;
-    let road = booted.road(ports, Deadline::since(started, config.deadline)).await?;
-    publish_if_none(ports, booted, &road, directory.as_ref()).await?;
-    drop(road);
+    let deadline = Deadline::since(started, config.deadline);
+    tokio::select! {
+        prepared = prepare(ports, booted, directory.as_ref(), deadline) => drop(prepared?),
+        _ = signals.end.recv() => return Ok("ended before it served".to_owned()),
+    }
     health.listening();
     tracing::info!("the configuration has no `[[inbound]]`: nobody is served, the secrets are kept");
     if let Some(directory) = directory {
@@ -233,24 +238,25 @@ fn why(ended: Result<Finding, tokio::task::JoinError>) -> Finding {
     ended.unwrap_or_else(|_| Finding::new(Class::Bug, "the keeper of the certificate ended"))
 }
 
-/// Publishes the set where `init` has not: one container, one attestation.
-async fn publish_if_none(
+/// Attests, and publishes the set where `init` has not: one container, one attestation.
+async fn prepare(
     ports: &Ports,
     booted: &Booted,
-    road: &Arc<ByRoad>,
     directory: Option<&RamDir>,
-) -> Result<(), Finding> {
+    deadline: Deadline,
+) -> Result<Arc<ByRoad>, Finding> {
+    let road = booted.road(ports, deadline).await?;
     if let Some(directory) = directory
         && directory.receipt().map_err(|error| error.finding())?.is_some()
     {
         tracing::info!("the secrets stand already");
-        return Ok(());
+        return Ok(road);
     }
-    let delivered = secrets::deliver(&booted.config, road, directory, ports).await?;
+    let delivered = secrets::deliver(&booted.config, &road, directory, ports).await?;
     if delivered.files > 0 {
         tracing::info!(files = delivered.files, "secrets published");
     }
-    Ok(())
+    Ok(road)
 }
 
 /// Proves the secrets' directory again and again, and keeps the set fresh.
