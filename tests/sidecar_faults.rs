@@ -32,6 +32,7 @@ countersign_testbed::main! {
     a_flood_of_continuations_is_bounded [GuestPort, Namespaces],
     load_goes_on_through_a_drain [GuestPort, Namespaces],
     clients_of_others_are_served [GuestPort, Namespaces, Curl],
+    grpc_goes_over_http2_with_its_trailers [GuestPort, Namespaces, Curl],
 }
 
 /// Resident memory of a process, KiB.
@@ -339,5 +340,95 @@ fn clients_of_others_are_served() {
     let run = rig.world.run("curl", &["-sS", "-k", &url]).run();
     assert_ne!(run.code, Some(0), "nor to nobody");
     let _ = APP;
+    rig.quiet();
+}
+
+/// A body of these frames, last first.
+struct Frames(Vec<hyper::body::Frame<hyper::body::Bytes>>);
+
+impl hyper::body::Body for Frames {
+    type Data = hyper::body::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        std::task::Poll::Ready(self.0.pop().map(Ok))
+    }
+}
+
+/// A gRPC server: HTTP/2 in plain by prior knowledge, the status in a trailer.
+fn grpc_server(listener: std::net::TcpListener) {
+    use hyper::body::{Bytes, Frame, Incoming};
+    use hyper::{Request, Response};
+
+    listener.set_nonblocking(true).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async move {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        while let Ok((socket, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+                let said = format!(
+                    "{} {} te={:?} xfcc={:?} host={:?}",
+                    request.uri(),
+                    request.method(),
+                    request.headers().get("te"),
+                    request.headers().get("x-forwarded-client-cert"),
+                    request.headers().get("host"),
+                );
+                let trailers = [("grpc-status", "0"), ("grpc-message", "well")];
+                let trailers = trailers.into_iter().map(|(key, value)| (key.parse().unwrap(), value.parse().unwrap()));
+                let body = Frames(vec![Frame::trailers(trailers.collect()), Frame::data(Bytes::from(said))]);
+                let response = Response::builder().header("content-type", "application/grpc").body(body).unwrap();
+                Ok::<_, std::convert::Infallible>(response)
+            });
+            let io = hyper_util::rt::TokioIo::new(socket);
+            tokio::spawn(async move {
+                let executor = hyper_util::rt::TokioExecutor::new();
+                let _ = hyper::server::conn::http2::Builder::new(executor).serve_connection(io, service).await;
+            });
+        }
+    });
+}
+
+fn grpc_goes_over_http2_with_its_trailers() {
+    let rig = Rig::new(&Said::default());
+    let listener = rig.world.listen(APP).unwrap();
+    thread::spawn(move || grpc_server(listener));
+    let _sidecar = rig.ready();
+    let file = |name: &str, text: &str| {
+        let path = rig.world.directory().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (cert, key) = (file("cert", rig.friend.pem()), file("key", &rig.friend.key_pem()));
+    let url = format!("https://{IN}/payments.Api/Pay");
+    let args = [
+        "-sSki",
+        "--http2",
+        "--cert",
+        &cert,
+        "--key",
+        &key,
+        "-H",
+        "content-type: application/grpc",
+        "-H",
+        "te: trailers",
+        "-H",
+        "x-forwarded-client-cert: URI=spiffe://evil/a",
+        "--data-binary",
+        "x",
+        &url,
+    ];
+    let run = rig.world.run("curl", &args).run().expect_code(0);
+    assert!(run.stdout.contains("POST te=Some(\"trailers\")"), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("://127.0.0.1:8443/payments.Api/Pay") && run.stdout.contains("host=None"),
+        "{}",
+        run.stdout
+    );
+    assert!(run.stdout.contains("By=spiffe://") && !run.stdout.contains("evil"), "{}", run.stdout);
+    assert!(run.stdout.contains("grpc-status: 0"), "the trailers: {}", run.stdout);
     rig.quiet();
 }
