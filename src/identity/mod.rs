@@ -2,7 +2,7 @@
 //!
 //! One epoch is: attest → key → leaf → our own checks → publish. Each has an attestation of its own,
 //! and the key that was attested is the leaf's key where the road gives it to us. A new epoch is
-//! published whole; what was accepted under the one before goes on. [`keep`] drives it by the clock.
+//! published whole; what was accepted under the one before goes on. [`keep()`] drives it by the clock.
 
 mod keep;
 
