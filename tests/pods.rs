@@ -8,12 +8,13 @@ use std::process::Command;
 
 use countersign::finding::Class;
 use countersign::formats::initdata::Initdata;
-use countersign_testbed::World;
 use countersign_testbed::guest::{Answer, GuestApi};
 use countersign_testbed::kbs::{Kbs, Policy};
+use countersign_testbed::mesh::status;
 use countersign_testbed::pki::Ca;
 use countersign_testbed::pod::{Pod, Running};
 use countersign_testbed::tee::{Guest, SnpGuest};
+use countersign_testbed::{World, eventually};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
@@ -27,6 +28,7 @@ countersign_testbed::main! {
     a_job_ends [Pods],
     a_job_ends_although_a_native_sidecar_would_not [Pods],
     two_pods_talk_through_the_sidecar [Pods, Curl],
+    an_app_on_every_address_makes_its_pod_not_ready [Pods],
     a_sidecar_that_does_not_start_up_holds_back_the_app [Pods],
     the_app_gets_sigterm_before_the_sidecar [Pods],
     ours_runs_without_privileges_on_a_read_only_root [Pods],
@@ -316,6 +318,19 @@ fn two_pods_talk_through_the_sidecar() {
     let sidecar = api.end_of("countersign");
     assert_eq!(sidecar.code, Some(0), "{}", sidecar.output);
     assert!(sidecar.output.contains("reason=\"no-certificate\""), "{}", sidecar.output);
+}
+
+fn an_app_on_every_address_makes_its_pod_not_ready() {
+    let world = meshed();
+    let made = made(&world, "http-api", "api", INITDATA).change(|pod| {
+        let exposed = APP.replace("'127.0.0.1'", "$ENV{HOST}");
+        pod["spec"]["containers"][0]["command"] = json!(["/usr/bin/perl", "-e", exposed]);
+    });
+    let mut api = made.start(&world);
+    eventually("the pod is not ready", || status(&world, "127.0.0.1:15821", "/readyz") == 523);
+    api.delete();
+    let said = &api.end_of("countersign").output;
+    assert!(said.contains("app-exposed") && said.contains("HOST=127.0.0.1"), "{said}");
 }
 
 fn a_sidecar_that_does_not_start_up_holds_back_the_app() {
