@@ -3,6 +3,8 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "initdata_check/samples.rs"]
+mod samples;
 #[path = "initdata_cli/tool.rs"]
 mod tool;
 
@@ -13,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use countersign::tool::initdata::check::rules;
 use countersign_testbed::expect::starts_with_a_verb;
 use countersign_testbed::pki::{Ca, Identity};
+use samples::{AFTER_IT, At, IN_MANIFEST, LAST_LINE, SAMPLES};
 use serde_json::Value;
 use tool::Desk;
 
@@ -22,6 +25,8 @@ countersign_testbed::main! {
     every_mistake_in_the_manifest_is_found_on_its_line,
     every_rule_has_a_sample_and_a_next_step,
     what_crashes_katas_shims_is_refused,
+    the_delivered_configuration_is_checked_with_its_initdata_and_its_pod,
+    a_probe_without_its_path_in_the_configuration_is_refused,
     all_problems_are_told_at_once,
     a_section_on_one_line_has_one_line,
     warnings_alone_end_with_0,
@@ -38,38 +43,8 @@ const DOCUMENT: &str = include_str!("initdata_check/initdata.toml");
 const POLICY: &str = include_str!("initdata_check/policy.rego");
 const POD: &str = include_str!("initdata_check/pod.yaml");
 
-/// Where the agent's rules are reported: the last part of the policy.
-const DATA_LINE: &str = "policy_data := {";
-
-/// The end of the policy, and an end that no generator writes.
-const LAST_LINE: &str = "/shared/containers\" }\n}\n";
-const AFTER_IT: &str = "/shared/containers\" }\n}\nlater := 1\n";
-
 fn good() -> String {
     DOCUMENT.replace("POLICY", POLICY.trim_end()).replace("PEM", Ca::new("KBS CA").pem().trim_end())
-}
-
-/// A place where a problem is expected.
-#[derive(Clone, Copy, Debug)]
-enum At {
-    /// The first line that has this text in it.
-    First(&'static str),
-    /// This line.
-    Line(usize),
-    /// No line.
-    Nowhere,
-}
-
-impl At {
-    fn line(self, text: &str) -> Option<u64> {
-        let found = |needle: &str| text.lines().position(|line| line.contains(needle));
-        let index = match self {
-            Self::Nowhere => return None,
-            Self::Line(line) => line - 1,
-            Self::First(needle) => found(needle).unwrap_or_else(|| panic!("{needle} is not there")),
-        };
-        Some(u64::try_from(index).unwrap() + 1)
-    }
 }
 
 /// What `check --json` found: rule and line, and whether anything was refused.
@@ -95,153 +70,6 @@ fn a_good_initdata_passes_production_with_its_pod() {
     desk.run(&["check", "--prod", "annotation"]).ok();
 }
 
-/// Rule, what is replaced by what in the good document, where the problem is expected.
-type Sample = (&'static str, &'static str, &'static str, At);
-
-const SAMPLES: &[Sample] = &[
-    ("toml", "algorithm = \"sha256\"", "algorithm = sha256", At::Line(2)),
-    ("version", "version = \"0.1.0\"", "version = \"0.2.0\"", At::Line(3)),
-    ("version", "version = \"0.1.0\"\n", "", At::Line(1)),
-    ("algorithm", "algorithm = \"sha256\"", "algorithm = \"sha-256\"", At::Line(2)),
-    ("algorithm", "algorithm = \"sha256\"\n", "", At::Line(1)),
-    ("algorithm", "algorithm = \"sha256\"", "algorithm = 256", At::Line(2)),
-    ("data", "\"aa.toml\" = '''\n[token_configs", "x = 7\n\"aa.toml\" = '''\n[token_configs", At::First("x = 7")),
-    ("data", "\"aa.toml\" =", "aa.toml =", At::First("aa.toml =")),
-    ("data", "[data]", "[dato]", At::Line(1)),
-    ("top-key", "version = \"0.1.0\"", "version = \"0.1.0\"\npod_name = \"pod1\"", At::Line(4)),
-    ("top-key", "[data]", "[dato]", At::First("[dato]")),
-    ("section-name", "\"policy.rego\" =", "\"policy.reg\" =", At::First("policy.reg")),
-    ("inner-toml", "[token_configs.kbs]", "[token_configs.kbs", At::First("[token_configs.kbs")),
-    ("inner-toml", "name = \"cc_kbc\"\nurl =", "name = \"cc_kbc\"\nurl = 7 #", At::First("url = 7")),
-    ("inner-toml", "[kbc]", "kbc = 7\n[other]", At::First("kbc = 7")),
-    ("inner-toml", "kbs_cert = \"\"\"", "kbs_cert = 7\nx = \"\"\"", At::First("kbs_cert = 7")),
-    ("aa-kbs", "[token_configs.kbs]", "[token_configs.coco_as]", At::First("coco_as")),
-    ("aa-kbs", "\"aa.toml\" =", "\"some.toml\" =", At::First("[data]")),
-    ("aa-kbs", "url = \"https://kbs.example:8443\"   # of aa", "", At::First("[token_configs.kbs]")),
-    ("cdh-kbs", "[kbc]", "[kbd]", At::First("[kbd]")),
-    ("cdh-kbs", "\"cdh.toml\" =", "\"some.toml\" =", At::First("[data]")),
-    ("kbc-name", "name = \"cc_kbc\"", "name = \"offline_fs_kbc\"", At::First("offline_fs_kbc")),
-    ("kbc-name", "name = \"cc_kbc\"\n", "", At::First("[kbc]")),
-    ("kbs-url", "kbs.example:8443\"   # of aa", "kbs.example:844300\"", At::First("844300")),
-    ("kbs-url", "https://kbs.example:8443\"   # of cdh", "kbs.example:8443\" # cdh", At::First("# cdh")),
-    (
-        "kbs-http",
-        "https://kbs.example:8443\"   # of cdh",
-        "http://kbs.example:8443\"   # of cdh",
-        At::First("# of cdh"),
-    ),
-    ("ca-without-tls", "https://kbs.example:8443\"   # of aa", "http://127.0.0.1:1\"   # of aa", At::First("# of aa")),
-    ("kbs-ca", "cert = \"\"\"", "cert = \"\"\nx = \"\"\"", At::First("# of aa")),
-    ("pem", "kbs_cert = \"\"\"\n-----BEGIN", "kbs_cert = \"\"\"\n-----BEGUN", At::First("BEGUN")),
-    ("pem", "kbs_cert = \"\"\"\n", "kbs_cert = \"\"\"\nnone\"\"\"\nx = \"\"\"\n", At::First("none")),
-    (
-        "pem",
-        "kbs_cert = \"\"\"\n",
-        "kbs_cert = \"\"\"\n-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
-        At::First("BEGIN PRIVATE KEY"),
-    ),
-    (
-        "pem",
-        "kbs_cert = \"\"\"\n",
-        "kbs_cert = \"\"\"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        At::First("kbs_cert = "),
-    ),
-    ("kbs-differ", "kbs.example:8443\"   # of cdh", "kbs.example:9443\"   # of cdh", At::First("# of cdh")),
-    ("kbs-differ", "url = [\"https://kbs.example:8443\"]", "url = [\"https://other.example\"]", At::First("[kbs]")),
-    (
-        "sealed-unverified",
-        "[kbc]",
-        "skip_sealed_secret_verification = true\n[kbc]",
-        At::First("skip_sealed_secret_verification"),
-    ),
-    (
-        "credential",
-        "[image]",
-        "[[credentials]]\npath = \"/etc/x\"\nresource_uri = \"kbs:///a/b/c\"\n[image]",
-        At::First("/etc/x"),
-    ),
-    (
-        "credential",
-        "[image]",
-        "[[credentials]]\npath = \"/run/confidential-containers/cdh/kbs/x\"\nresource_uri = \"kbs://h/a/b/c\"\n[image]",
-        At::First("kbs://h"),
-    ),
-    ("countersign", "serial = 7", "serail = 7", At::First("serail")),
-    (
-        "countersign",
-        "from = \"kbs:///payments/db/password\"",
-        "from = \"kbs:///payments\"",
-        At::First("\"kbs:///payments\""),
-    ),
-    ("image-policy-absent", "[image]\nimage_security_policy", "[other]\nimage_security_policy", At::First("[data]")),
-    ("image-policy-absent", "[image]\nimage_security_policy", "[image]\nsecurity_policy", At::First("[image]")),
-    ("image-uri", "[image]\n", "[image]\nsigstore_config_uri = \"https://x/y\"\n", At::First("https://x/y")),
-    ("image-uri", "[image]\n", "[image]\nregistry_configuration_uri = \"kbs:///a/b\"\n", At::First("kbs:///a/b\"")),
-    (
-        "image-policy-file",
-        "[image]\nimage_security_policy =",
-        "[image]\nimage_security_policy_uri = \"file:///etc/policy.json\"\nx =",
-        At::First("file:///etc"),
-    ),
-    (
-        "image-policy-twice",
-        "[image]\n",
-        "[image]\nimage_security_policy_uri = \"kbs:///default/security-policy/x\"\n",
-        At::First("{"),
-    ),
-    ("image-policy-form", "\"transports\": {", "\"transports\": ", At::First("\"docker\"")),
-    ("image-policy-form", "\"sigstoreSigned\"", "\"sigstore\"", At::First("\"sigstore\"")),
-    ("image-policy-form", "kbs:///default/cosign/key", "/cosign.key", At::First("/cosign.key")),
-    ("image-policy-form", "\"default\": [{ \"type\": \"reject\" }],", "", At::First("{")),
-    ("image-policy-lax", "\"reject\"", "\"insecureAcceptAnything\"", At::First("\"default\"")),
-    ("agent-policy-absent", "\"policy.rego\" =", "\"some.rego\" =", At::First("[data]")),
-    ("agent-policy-permissive", LAST_LINE, AFTER_IT, At::First("\"policy.rego\"")),
-    ("agent-policy-rego", "mounts_are(wanted) if {", "mounts_are(wanted) if )", At::First("if )")),
-    ("agent-policy-rego", "package agent_policy", "package other", At::First("# A small policy")),
-    (
-        "agent-policy-failures",
-        "default AllowRequestsFailingPolicy := false",
-        "AllowRequestsFailingPolicy if { true }",
-        At::First("AllowRequestsFailingPolicy"),
-    ),
-    (
-        "agent-policy-exec",
-        "    some command in policy_data.containers[data.pstate[input.container_id]].exec_commands\n    command == input",
-        "    data.pstate[input.container_id] >= 0\n    input",
-        At::First("ExecProcessRequest"),
-    ),
-    (
-        "agent-policy-set",
-        "default SetPolicyRequest := false",
-        "SetPolicyRequest if { true }",
-        At::First("SetPolicyRequest"),
-    ),
-    ("agent-policy-swap", "default AddSwapRequest := false", "AddSwapRequest if { true }", At::First("AddSwapRequest")),
-    (
-        "agent-policy-mounts",
-        "default UpdateEphemeralMountsRequest := false",
-        "UpdateEphemeralMountsRequest if { count(input.storages) > 0 }",
-        At::First("UpdateEphemeralMountsRequest"),
-    ),
-    ("agent-policy-other-args", "    command_is(wanted)\n", "", At::First(DATA_LINE)),
-    ("agent-policy-other-env", "    variables_are(wanted)\n", "", At::First(DATA_LINE)),
-    ("agent-policy-other-mount", "    mounts_are(wanted)\n", "", At::First(DATA_LINE)),
-    ("agent-policy-own", "\"Args\": [\"/api\", \"--serve\"]", "\"Args\": \"/api\"", At::First(DATA_LINE)),
-    (
-        "agent-policy-own",
-        "every storage in input.storages {",
-        "count(input.storages) == 0\n    every storage in input.storages {",
-        At::First(DATA_LINE),
-    ),
-    ("agent-policy-commands", "\"exec_commands\": []", "\"exec_commands\": [[\"/probe\"]]", At::First(DATA_LINE)),
-    (
-        "agent-policy-silent",
-        "default GetDiagnosticDataRequest := true",
-        "default GetDiagnosticDataRequest := false",
-        At::First("ReadStreamRequest"),
-    ),
-];
-
 fn every_mistake_is_found_on_its_line() {
     let good = good();
     let mut missed = Vec::new();
@@ -260,31 +88,6 @@ fn every_mistake_is_found_on_its_line() {
     }
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
-
-/// The same for what the manifest says: the manifest's text is changed, or the document's.
-const IN_MANIFEST: &[Sample] = &[
-    ("pod-manifest", "kind: Deployment", "kind: [", At::Nowhere),
-    ("pod-manifest", "  template:", "  tomplate:", At::Nowhere),
-    ("pod-image", "registry.example/payments/api@", "registry.example/other@", At::First("registry.example/other@")),
-    ("pod-image-tag", "payments/api@sha256:22", "payments/api:22", At::First("payments/api:22")),
-    ("pod-container", "  - name: api\n", "  - name: other\n", At::First("payments/api@")),
-    ("pod-container", "payments/api@sha256:22", "payments/api@sha256:32", At::First("payments/api@sha256:32")),
-    ("pod-container", "\"--serve\"", "\"--debug\"", At::First("payments/api@")),
-    ("pod-container", "value: init", "value: sidecar", At::First("payments/countersign@")),
-    ("pod-container", "{ name: HOST,", "{ name: HOSTS,", At::First("payments/api@")),
-    ("annotation-key", "config.hypervisor.cc_init_data", "config.runtime.cc_init_data", At::First("config.runtime")),
-    (
-        "annotation-place",
-        "  name: api\nspec:",
-        "  name: api\n  annotations:\n    io.katacontainers.config.hypervisor.cc_init_data: H4sI\nspec:",
-        At::First("cc_init_data: H4sI"),
-    ),
-    ("annotation-form", "ANNOTATION", "not-base64", At::First("not-base64")),
-    ("annotation-form", "ANNOTATION", "YWxnb3JpdGhtID0gInNoYTI1NiI=", At::First("YWxnb3JpdGht")),
-    ("annotation-other", "ANNOTATION", "OTHER", At::First("cc_init_data")),
-    ("annotation-absent", "        io.katacontainers.config.hypervisor.cc_init_data: ANNOTATION\n", "", At::Nowhere),
-    ("runtime-class", "      runtimeClassName: kata-qemu-snp\n", "", At::Nowhere),
-];
 
 fn every_mistake_in_the_manifest_is_found_on_its_line() {
     let desk = Desk::new();
@@ -324,6 +127,10 @@ const ELSEWHERE: &[&str] = &[
     "certificate-kind",
     "agent-policy-other-image",
     "pod-image-unknown",
+    "pod-probe",
+    "delivered",
+    "delivered-for",
+    "delivered-shadowed",
 ];
 
 fn every_rule_has_a_sample_and_a_next_step() {
@@ -423,6 +230,86 @@ fn what_crashes_katas_shims_is_refused() {
     }
 }
 
+/// The good document in two parts: without countersign.toml, and that.
+fn in_two() -> (String, String) {
+    let good = good();
+    let (before, rest) = good.split_once("\"countersign.toml\" = '''\n").unwrap();
+    let (own, after) = rest.split_once("'''\n").unwrap();
+    (format!("{before}{after}"), own.to_owned())
+}
+
+fn the_delivered_configuration_is_checked_with_its_initdata_and_its_pod() {
+    let desk = Desk::new();
+    let (initdata, own) = in_two();
+    desk.write("i.toml", &initdata);
+    desk.write("own.toml", &own);
+    let annotation = desk.run(&["pack", "i.toml"]).ok();
+    let pod = POD.replace("ANNOTATION", annotation.trim_end());
+    desk.write("pod.yaml", &pod);
+    let checked = |arguments: &[&str]| found(&desk, &[&["--prod", "--delivered", "own.toml"], arguments].concat());
+    assert_eq!(checked(&["--pod", "pod.yaml", "i.toml"]), (Vec::new(), false));
+    // On its own lines, and in its own name.
+    for (rule, from, to, at) in [
+        ("delivered", "serial = 7", "serail = 7", At::First("serail")),
+        ("delivered", "for = {", "# for = {", At::Line(1)),
+        ("kbs-differ", "https://kbs.example:8443", "https://other.example:8443", At::First("[kbs]")),
+    ] {
+        let text = own.replacen(from, to, 1);
+        desk.write("own.toml", &text);
+        let (problems, _) = checked(&["i.toml"]);
+        let expected = at.line(&text);
+        let told = |(id, line, problem): &(String, Option<u64>, Value)| {
+            id == rule && *line == expected && problem["file"] == "own.toml"
+        };
+        assert!(problems.iter().any(told), "{rule} at {expected:?}: {problems:#?}");
+    }
+    desk.write("own.toml", &own);
+    // The pod of another workload.
+    let other = pod.replace(
+        "- { name: COUNTERSIGN_WORKLOAD, valueFrom: { fieldRef: { fieldPath: metadata.name } } }",
+        "- { name: COUNTERSIGN_WORKLOAD, value: web }",
+    );
+    desk.write("pod.yaml", &other);
+    let (problems, refused) = checked(&["--pod", "pod.yaml", "i.toml"]);
+    assert!(refused && problems.iter().any(|(id, ..)| id == "delivered-for"), "{problems:#?}");
+    // One that is in the initdata as well is never read.
+    desk.write("i.toml", &good());
+    let (problems, refused) = checked(&["i.toml"]);
+    assert!(!refused && problems.len() == 1 && problems[0].0 == "delivered-shadowed", "{problems:#?}");
+    // A file that is not there.
+    let (problems, refused) = found(&desk, &["--delivered", "absent.toml", "i.toml"]);
+    assert!(refused && problems.iter().any(|(id, ..)| id == "delivered"), "{problems:#?}");
+}
+
+fn a_probe_without_its_path_in_the_configuration_is_refused() {
+    let desk = Desk::new();
+    let probe = "        command: [\"/api\", \"--serve\"]\n        readinessProbe: { httpGet: { path: /probe/8080/healthz, port: 15821 } }\n";
+    let inbound = "[identity]\nsource = \"self\"\nspiffe = \"spiffe://example.org/ns/payments/sa/api\"\n[peers]\ntrust = \
+                   \"roots\"\nroots = \"kbs:///payments/mesh/roots\"\n[[inbound]]\nlisten = \"[::]:8443\"\napp = \"127.0.0.1:8080\"\n\
+                   allow = [\"spiffe://example.org/ns/web/sa/*\"]\n";
+    let last = "from = \"kbs:///payments/db/password\"\n";
+    let with = |own: &str| {
+        desk.write("i.toml", &good().replace(last, &format!("{last}{own}")));
+        let annotation = desk.run(&["pack", "i.toml"]).ok();
+        let pod = POD.replace("ANNOTATION", annotation.trim_end());
+        let pod = pod.replace("        command: [\"/api\", \"--serve\"]\n", probe);
+        desk.write("pod.yaml", &pod);
+        let (problems, refused) = found(&desk, &["--prod", "--pod", "pod.yaml", "i.toml"]);
+        for (id, line, problem) in &problems {
+            assert_eq!(
+                (id.as_str(), *line, &problem["file"]),
+                ("pod-probe", At::First("/probe/8080").line(&pod), &Value::from("pod.yaml"))
+            );
+        }
+        (problems.first().map(|(_, _, problem)| problem["next"].as_str().unwrap().to_owned()), refused)
+    };
+    let (next, refused) = with("");
+    assert!(refused && next.unwrap().starts_with("add an `[[inbound]]` with `app = \"127.0.0.1:8080\"`"));
+    let (next, refused) = with(inbound);
+    assert!(refused && next.unwrap().starts_with("add `probes = [\"/healthz\"]` to the `[[inbound]]` of port 8080"));
+    assert_eq!(with(&format!("{inbound}probes = [\"/healthz\"]\n")), (None, false));
+}
+
 fn all_problems_are_told_at_once() {
     let desk = Desk::new();
     let text = good()
@@ -511,7 +398,7 @@ fn the_policy_of_the_real_generator_is_understood() {
     let ids: Vec<&str> = problems.iter().map(|(id, ..)| id.as_str()).collect();
     // Its rules admit its own containers, and deny commands, variables, mounts, exec and the rest.
     // They say themselves that they do not look at the image that is pulled.
-    assert_eq!(ids, ["aa-kbs", "cdh-kbs", "agent-policy-silent", "agent-policy-other-image"]);
+    assert_eq!(ids, ["aa-kbs", "cdh-kbs", "configuration-absent", "agent-policy-silent", "agent-policy-other-image"]);
 }
 
 fn the_malformed_initdata_of_the_vectors_are_refused() {
@@ -526,7 +413,7 @@ fn the_malformed_initdata_of_the_vectors_are_refused() {
     let (problems, refused) = found(&Desk::new(), &["--prod", empty.to_str().unwrap()]);
     let ids: Vec<&str> = problems.iter().map(|(id, ..)| id.as_str()).collect();
     assert!(refused);
-    assert_eq!(ids, ["aa-kbs", "cdh-kbs", "agent-policy-absent"]);
+    assert_eq!(ids, ["aa-kbs", "cdh-kbs", "configuration-absent", "agent-policy-absent"]);
 }
 
 fn a_looping_policy_ends() {

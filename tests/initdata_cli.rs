@@ -20,6 +20,7 @@ countersign_testbed::main! {
     a_lower_serial_is_warned_of,
     a_release_is_an_immutable_configmap_and_a_pointer,
     the_starter_parses_and_its_configuration_is_good,
+    a_delivered_configuration_stays_out_of_the_initdata_and_says_how_it_is_uploaded,
     what_cannot_be_read_is_refused_with_a_next_step,
 }
 
@@ -170,6 +171,40 @@ fn the_starter_parses_and_its_configuration_is_good() {
     }
     desk.run(&["new", "--kbs-url", "https://kbs.example"]).refused(64);
     desk.run(&["new", "--kbs-url", "kbs.example"]).refused(64);
+}
+
+fn a_delivered_configuration_stays_out_of_the_initdata_and_says_how_it_is_uploaded() {
+    let desk = Desk::new();
+    desk.ca("ca.pem");
+    let starter = ["new", "--kbs-url", "https://kbs.example:8443", "--kbs-ca", "ca.pem", "--delivered", "own.toml"];
+    let full = [&starter[..], &["--workload", "api", "--namespace", "payments"]].concat();
+    let said = desk.run(&full);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let initdata = Initdata::parse(said.out.as_bytes()).unwrap();
+    assert_eq!(initdata.countersign(), None);
+    assert!(initdata.aa_kbs().unwrap().is_some() && initdata.cdh_kbs().unwrap().is_some());
+    for part in [
+        "kbs-client --url https://kbs.example:8443 --cert-file ca.pem config --auth-private-key admin.key set-resource \
+         --path default/countersign/payments.api --resource-file own.toml",
+        "`delivered-unproven`",
+        "as `delivered`",
+    ] {
+        assert!(said.err.contains(part), "{part}: {}", said.err);
+    }
+    // It is what a KBS may deliver, and both together are what `check` accepts.
+    let checked = desk.tool(&["config", "check", "own.toml"]).ok();
+    assert!(checked.contains("delivered-unproven, delivered,"), "{checked}");
+    desk.write("i.toml", &said.out);
+    let checked = desk.run(&["check", "--delivered", "own.toml", "i.toml"]);
+    assert_eq!(checked.code, 0, "{}", checked.err);
+    assert!(!checked.err.contains("[configuration-absent]") && !checked.err.contains("delivered"), "{}", checked.err);
+    // Nobody's edits are lost, and an initdata without its configuration is not printed either.
+    desk.write("own.toml", "mine");
+    let refused = desk.run(&full).refused(64);
+    assert!(refused.contains("own.toml cannot be written: entity already exists"), "{refused}");
+    assert_eq!(desk.read("own.toml"), "mine");
+    // Whom it is for has to be said: the KBS has one for each workload.
+    assert_eq!(desk.run(&starter).code, 64);
 }
 
 fn what_cannot_be_read_is_refused_with_a_next_step() {

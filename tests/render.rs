@@ -22,6 +22,8 @@ countersign_testbed::main! {
     a_root_app_does_not_make_ours_root,
     what_passes_restricted_still_passes,
     the_sidecar_takes_over_the_named_port_the_probes_and_loopback,
+    a_probe_that_the_sidecar_will_not_answer_is_told_with_the_key_to_add,
+    a_delivered_file_that_no_kbs_could_deliver_is_refused,
     our_names_are_ours,
     without_a_configmap_the_pod_cannot_start,
     a_configmap_of_the_policy_library_is_taken_as_it_is,
@@ -268,7 +270,9 @@ fn the_sidecar_takes_over_the_named_port_the_probes_and_loopback() {
         }, { "name": "other", "image": "o", "env": [{ "name": "HOST", "value": "::1" }] }] })),
     );
     let tier = tree("policies/corpus/tiers/sidecar.toml").display().to_string();
-    let made = render(&desk, &["-f", "pod.yaml", "--tier-file", &tier, "--configmap", "maps.yaml", "--pods"]);
+    let render =
+        ["render", "--image", IMAGE, "-f", "pod.yaml", "--tier-file", &tier, "--configmap", "maps.yaml", "--pods"];
+    let made = documents(&desk.tool(&render).out);
     let spec = &made[0]["spec"];
     let web = &spec["containers"][0];
     assert_eq!(web["ports"][0], json!({ "name": "app-8080", "containerPort": 8080, "protocol": "TCP" }));
@@ -285,6 +289,71 @@ fn the_sidecar_takes_over_the_named_port_the_probes_and_loopback() {
     for (probe, path) in [("startupProbe", "/startupz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")] {
         assert_eq!(sidecar[probe]["httpGet"]["path"], path);
         assert_eq!(sidecar[probe]["httpGet"]["port"], 15821);
+    }
+}
+
+/// A countersign.toml of the workload `api` whose sidecar asks the app for these paths.
+fn serving(probes: &str) -> String {
+    format!(
+        "version = 1\nserial = 1\nfor = {{ namespace = \"payments\", workload = \"api\" }}\n[identity]\nsource = \"self\"\n\
+         spiffe = \"spiffe://example.org/ns/payments/sa/api\"\n[peers]\ntrust = \"roots\"\nroots = \
+         \"kbs:///payments/mesh/roots\"\n[[inbound]]\nlisten = \"[::]:8443\"\napp = \"127.0.0.1:8080\"\nallow = \
+         [\"spiffe://example.org/ns/web/sa/*\"]\nprobes = [{probes}]\n"
+    )
+}
+
+fn a_probe_that_the_sidecar_will_not_answer_is_told_with_the_key_to_add() {
+    let desk = desk();
+    let ports = "ports: [{ name: http, containerPort: 8080 }]";
+    let probe = format!("{ports}, readinessProbe: {{ httpGet: {{ path: /healthz, port: http }} }}");
+    desk.write("app.yaml", &DEPLOYMENT.replace(ports, &probe));
+    let render = |more: &[&str]| {
+        let base = ["render", "--image", IMAGE, "-f", "app.yaml", "--tier", "prod-snp"];
+        let said = desk.tool(&[&base, more].concat());
+        assert_eq!(said.code, 0, "{}", said.err);
+        said.err
+    };
+    let measured = |probes: &str| {
+        desk.write("measured.toml", &format!("{INITDATA}\"countersign.toml\" = '''\n{}'''\n", serving(probes)));
+        render(&["--initdata", "measured.toml"])
+    };
+    assert_eq!(measured("\"/healthz\""), "");
+    let said = measured("\"/other\"");
+    for part in [
+        "note: Deployment api: readinessProbe of container api asks for /healthz of port 8080",
+        "answers with 404",
+        "add `probes = [\"/healthz\"]` to the `[[inbound]]` of port 8080",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    // Not in the initdata: known only where it is named, and only for the workload that it is for.
+    desk.write("mine.toml", &serving("\"/healthz\""));
+    desk.write("other.toml", &serving("\"/healthz\"").replace("workload = \"api\"", "workload = \"web\""));
+    assert_eq!(render(&["--initdata", "i.toml", "--delivered", "other.toml", "--delivered", "mine.toml"]), "");
+    desk.write("mine.toml", &serving(""));
+    let said = render(&["--initdata", "i.toml", "--delivered", "mine.toml"]);
+    assert!(said.contains("answers with 404"), "{said}");
+    for unknown in [&["--initdata", "i.toml", "--delivered", "other.toml"][..], &["--initdata", "i.toml"]] {
+        let said = render(unknown);
+        assert!(
+            said.contains("answered only where the configuration lists it") && said.contains("--delivered"),
+            "{said}"
+        );
+        assert!(said.contains("`app = \"127.0.0.1:8080\"` and `probes = [\"/healthz\"]`"), "{said}");
+    }
+    desk.write("measured.toml", &format!("{INITDATA}\"countersign.toml\" = '''\nversion = 2\n'''\n"));
+    assert!(
+        render(&["--initdata", "measured.toml"]).contains("has mistakes: run `kubectl countersign initdata check`")
+    );
+}
+
+fn a_delivered_file_that_no_kbs_could_deliver_is_refused() {
+    let desk = desk();
+    for text in ["version = 2\n".to_owned(), serving("").replace("for = ", "# for = ")] {
+        desk.write("mine.toml", &text);
+        let render = ["render", "--image", IMAGE, "-f", "app.yaml", "--tier", "prod-snp", "--delivered", "mine.toml"];
+        let refused = desk.tool(&render).refused(64);
+        assert!(refused.contains("--delivered: mine.toml is not a configuration that a KBS can deliver"), "{refused}");
     }
 }
 
@@ -373,11 +442,22 @@ fn the_diagnose_annotation_changes_the_role() {
             })
             .to_string(),
         );
-        named(&made["spec"]["initContainers"][0]["env"], "COUNTERSIGN_ROLE")["value"].clone()
+        made
     };
-    assert_eq!(of("true"), "diagnose");
-    assert_eq!(of("false"), "init");
-    assert_eq!(of(""), "init");
+    let role = |made: &Value| named(&made["spec"]["initContainers"][0]["env"], "COUNTERSIGN_ROLE")["value"].clone();
+    let (asked, not) = (of("true"), of("false"));
+    assert_eq!(role(&asked), "diagnose");
+    assert_eq!(role(&not), "init");
+    for other in ["", "TRUE", "yes"] {
+        assert_eq!(role(&of(other)), "init", "{other}");
+    }
+    // And nothing else: the whole pods differ in the annotation and in that one variable.
+    let text = asked.to_string();
+    let same = text
+        .replace("\"countersign.dev/diagnose\":\"true\"", "\"countersign.dev/diagnose\":\"false\"")
+        .replace("\"value\":\"diagnose\"", "\"value\":\"init\"");
+    assert_eq!(same, not.to_string());
+    assert_eq!(text.matches("diagnose").count(), 2, "the annotation, and the role of one container: {text}");
 }
 
 fn a_manifest_that_kubernetes_would_not_take_is_refused() {

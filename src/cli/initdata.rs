@@ -12,7 +12,8 @@ pub enum Initdata {
     #[command(after_help = "\
 Examples:
   kubectl countersign initdata new --kbs-url https://kbs.example:8443 --kbs-ca ca.pem --workload api --namespace payments > initdata.toml
-  kubectl countersign initdata new --kbs-url https://kbs.example:8443 --kbs-ca ca.pem --image registry.example/payments/api --policy policy.rego > initdata.toml")]
+  kubectl countersign initdata new --kbs-url https://kbs.example:8443 --kbs-ca ca.pem --image registry.example/payments/api --policy policy.rego > initdata.toml
+  kubectl countersign initdata new --kbs-url https://kbs.example:8443 --kbs-ca ca.pem --workload api --namespace payments --delivered countersign.toml > initdata.toml")]
     New(New),
     /// Print the value of the pod annotation
     #[command(after_help = "\
@@ -43,7 +44,8 @@ Every rule: docs/initdata-checks.md. Exit code 78 when something is refused, 0 w
 
 Examples:
   kubectl countersign initdata check initdata.toml
-  kubectl countersign initdata check --prod --pod rendered.yaml initdata.toml")]
+  kubectl countersign initdata check --prod --pod rendered.yaml initdata.toml
+  kubectl countersign initdata check --prod --pod rendered.yaml --delivered countersign.toml initdata.toml")]
     Check(Check),
     /// Print what the hardware will hold, and where each value goes
     #[command(after_help = "\
@@ -100,6 +102,9 @@ pub struct New {
     /// The kata-agent policy of the pod (genpolicy writes it)
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
+    /// Leave countersign.toml out, and write it to this file for the KBS to deliver; nothing is overwritten
+    #[arg(long, value_name = "FILE", requires = "workload")]
+    pub delivered: Option<PathBuf>,
 }
 
 /// Arguments of `initdata check`.
@@ -117,6 +122,9 @@ pub struct Check {
     /// Evaluate the images and the annotation of this rendered manifest (YAML or JSON)
     #[arg(long, value_name = "FILE")]
     pub pod: Option<PathBuf>,
+    /// Check the configuration that the KBS will deliver, too
+    #[arg(long, value_name = "FILE")]
+    pub delivered: Option<PathBuf>,
     /// Print one JSON document, for CI
     #[arg(long)]
     pub json: bool,

@@ -33,6 +33,9 @@ pub struct Render {
     /// The initdata itself, where the manifests have one workload
     #[arg(long, value_name = "FILE", conflicts_with = "configmap")]
     pub initdata: Option<PathBuf>,
+    /// The configuration that the KBS delivers, to hold the probes to. May be repeated
+    #[arg(long, value_name = "FILE")]
+    pub delivered: Vec<PathBuf>,
     /// Namespace of objects that name none
     #[arg(short, long, value_name = "NAME", default_value = "default")]
     pub namespace: String,

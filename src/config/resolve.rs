@@ -72,6 +72,20 @@ pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
     resolve(&Inputs { document: Some(document), env: &BTreeMap::new(), args: &[], role: Some(Role::Diagnose) })
 }
 
+/// Resolves a text alone as what a KBS delivers with the least proof, through the guest's data hub, to
+/// whom its `for` names; one without `for` is refused. For tools, which see the file before the KBS
+/// does.
+pub fn as_delivered(text: &str, name: &str) -> Result<Config, Vec<Problem>> {
+    let audience = parse(text)?.audience;
+    let document = Document {
+        text,
+        origin: Origin::file(name),
+        provenance: Provenance::DeliveredUnproven,
+        required_audience: audience.as_ref(),
+    };
+    resolve(&Inputs { document: Some(document), env: &BTreeMap::new(), args: &[], role: Some(Role::Diagnose) })
+}
+
 /// As [`resolve`], with where each value came from.
 pub fn resolve_with_sources(inputs: &Inputs<'_>) -> Result<(Config, Sources), Vec<Problem>> {
     let mut problems = Vec::new();

@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod initdata;
+mod probes;
 mod render;
 
 use std::process::ExitCode;

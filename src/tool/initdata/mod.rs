@@ -11,8 +11,8 @@ mod new;
 pub(super) mod pack;
 mod unpack;
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write as _};
 use std::path::Path;
 
 pub(super) use self::configmap::configmaps;
@@ -24,7 +24,7 @@ use crate::ports::Ports;
 
 pub(super) fn run(ports: &Ports, command: &Command) -> Result<Output, Finding> {
     match command {
-        Command::New(arguments) => new::run(arguments).map(Output::text),
+        Command::New(arguments) => new::run(arguments),
         Command::Pack { file } => pack::run(file).map(Output::text),
         Command::Unpack { file, to } => unpack::run(file, to.as_deref()),
         Command::Check(arguments) => check::run(arguments, ports.clock.now()),
@@ -69,6 +69,16 @@ pub(super) fn load(path: &Path) -> Result<Initdata, Finding> {
         Finding::new(Class::Config, format!("{}: the initdata {error}", path.display()))
             .why("Kata, the attestation agent and Trustee would refuse it too, or crash on it")
             .next(format!("run `kubectl countersign initdata check {}` and correct what it names", path.display()))
+    })
+}
+
+/// Writes a file that is not there yet.
+fn write_new(path: &Path, text: &str) -> Result<(), Finding> {
+    let created = OpenOptions::new().write(true).create_new(true).open(path);
+    created.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| {
+        refuse(format!("{} cannot be written: {}", path.display(), error.kind()))
+            .why("nothing is overwritten, so that nobody's edits are lost")
+            .next(format!("name another place than {}", path.display()))
     })
 }
 

@@ -1,10 +1,12 @@
-//! `initdata new`: a commented starter that parses, and that `check` accepts outside production.
+//! `initdata new`: a commented starter that parses, and that `check` accepts outside production. Our
+//! own configuration is in it, or beside it for the KBS to deliver.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
-use super::{read_text, refuse};
+use super::{Output, read_text, refuse, write_new};
 use crate::cli::New;
-use crate::config::{self, KbsUrl};
+use crate::config::{self, For, KbsUrl, Problem};
 use crate::finding::{Class, Finding};
 use crate::formats::initdata::Initdata;
 
@@ -16,9 +18,18 @@ struct Parts<'a> {
     audience: Option<(&'a str, &'a str)>,
     images: &'a [String],
     policy: Option<&'a str>,
+    /// Whether our own configuration stays out of it.
+    delivered: bool,
 }
 
-pub(super) fn run(arguments: &New) -> Result<String, Finding> {
+/// What comes out.
+struct Made {
+    initdata: String,
+    /// countersign.toml; where it is not delivered, the initdata holds it too.
+    config: String,
+}
+
+pub(super) fn run(arguments: &New) -> Result<Output, Finding> {
     let url = KbsUrl::parse(&arguments.kbs_url)
         .map_err(|error| refuse(format!("--kbs-url {error}")).next("correct --kbs-url: https://host:port"))?;
     let ca = arguments.kbs_ca.as_deref().map(read_text).transpose()?;
@@ -35,24 +46,51 @@ pub(super) fn run(arguments: &New) -> Result<String, Finding> {
                 .next("correct --image: registry.example/payments/api, without scheme, tag and digest"));
         }
     }
-    let text = render(&Parts {
+    let made = render(&Parts {
         url: &url,
         ca: ca.as_deref(),
         audience: arguments.namespace.as_deref().zip(arguments.workload.as_deref()),
         images: &arguments.image,
         policy: policy.as_deref(),
+        delivered: arguments.delivered.is_some(),
     })?;
     // What is printed is what the guest's own parsers accept.
-    let initdata = Initdata::parse(text.as_bytes())
+    let initdata = Initdata::parse(made.initdata.as_bytes())
         .map_err(|error| refuse(format!("the initdata that came out does not parse: {error}")))?;
-    if let Err(problems) = config::parse(initdata.countersign().unwrap_or_default()) {
-        let finding = config::problem::finding(&problems);
-        return Err(Finding { class: Class::Usage, ..finding }.next("correct --workload, --namespace or --kbs-ca"));
+    let config = config::parse(initdata.countersign().unwrap_or(&made.config)).map_err(|problems| unfit(&problems))?;
+    let mut output = Output::text(made.initdata);
+    if let (Some(file), Some(audience)) = (&arguments.delivered, &config.audience) {
+        config::resolve::as_delivered(&made.config, "countersign.toml").map_err(|problems| unfit(&problems))?;
+        write_new(file, &made.config)?;
+        output.err = notes(file, audience, &url, arguments.kbs_ca.as_deref());
     }
-    Ok(text)
+    Ok(output)
 }
 
-fn render(parts: &Parts<'_>) -> Result<String, Finding> {
+fn unfit(problems: &[Problem]) -> Finding {
+    let finding = config::problem::finding(problems);
+    Finding { class: Class::Usage, ..finding }.next("correct --workload, --namespace or --kbs-ca")
+}
+
+/// What to do with the delivered file, and what it will count for.
+fn notes(file: &Path, audience: &For, url: &KbsUrl, ca: Option<&Path>) -> Vec<String> {
+    let resource = audience.resource();
+    let path = resource.trim_start_matches("kbs:///");
+    let ca = ca.map(|ca| format!(" --cert-file {}", ca.display())).unwrap_or_default();
+    vec![
+        format!("note: {} is the configuration, and not in the initdata. Upload it before the pod starts:", file.display()),
+        format!(
+            "  kbs-client --url {url}{ca} config --auth-private-key admin.key set-resource --path {path} --resource-file {}",
+            file.display()
+        ),
+        "note: where the guest shows 8006 with `resource` only, as stock Kata does, it counts as `delivered-unproven`; \
+         where the hardware or the agent vouches for this initdata and the KBS is https, as `delivered` \
+         (docs/roles/init.md)"
+            .to_owned(),
+    ]
+}
+
+fn render(parts: &Parts<'_>) -> Result<Made, Finding> {
     for (name, text) in [("--kbs-ca", parts.ca), ("--policy", parts.policy)] {
         if text.is_some_and(|text| text.contains("'''") || (name == "--kbs-ca" && text.contains(['"', '\\']))) {
             return Err(refuse(format!("the file of {name} holds quotes that would end a TOML string"))
@@ -73,22 +111,22 @@ fn render(parts: &Parts<'_>) -> Result<String, Finding> {
         pem("kbs_cert"),
         images(parts.images),
     );
-    let audience = parts.audience.map_or_else(
-        || "# for = { namespace = \"payments\", workload = \"api\" }   # whom this is written for\n".to_owned(),
-        |(namespace, workload)| format!("for = {{ namespace = \"{namespace}\", workload = \"{workload}\" }}\n"),
-    );
-    let _ = write!(
-        out,
-        "# Our own configuration. `kubectl countersign config check` tests it as a file of its own.\n\
-         \"countersign.toml\" = '''\nversion = 1\nserial = 1   # never goes down; raise it with each change\n{audience}\n\
-         [kbs]\nurl = [\"{url}\"]\n{}{}{SECRETS}'''\n\n",
-        pem("ca"),
-        if url.tls || url.is_loopback() {
-            ""
-        } else {
-            "allow_http = true   # no TLS: the host can answer in its place\n"
-        },
-    );
+    let config = own(parts, &pem("ca"));
+    match parts.audience {
+        Some((namespace, workload)) if parts.delivered => {
+            let _ = write!(
+                out,
+                "# No countersign.toml: the KBS delivers it, as kbs:///default/countersign/{namespace}.{workload}.\n\n"
+            );
+        }
+        _ => {
+            let _ = write!(
+                out,
+                "# Our own configuration. `kubectl countersign config check` tests it as a file of its own.\n\
+                 \"countersign.toml\" = '''\n{config}'''\n\n"
+            );
+        }
+    }
     match parts.policy {
         Some(text) => {
             let _ = write!(
@@ -100,7 +138,25 @@ fn render(parts: &Parts<'_>) -> Result<String, Finding> {
         }
         None => out.push_str(NO_POLICY),
     }
-    Ok(out)
+    Ok(Made { initdata: out, config })
+}
+
+/// countersign.toml.
+fn own(parts: &Parts<'_>, ca: &str) -> String {
+    let url = parts.url;
+    let audience = parts.audience.map_or_else(
+        || "# for = { namespace = \"payments\", workload = \"api\" }   # whom this is written for\n".to_owned(),
+        |(namespace, workload)| format!("for = {{ namespace = \"{namespace}\", workload = \"{workload}\" }}\n"),
+    );
+    let http = if url.tls || url.is_loopback() {
+        ""
+    } else {
+        "allow_http = true   # no TLS: the host can answer in its place\n"
+    };
+    format!(
+        "version = 1\nserial = 1   # never goes down; raise it with each change\n{audience}\n[kbs]\nurl = \
+         [\"{url}\"]\n{ca}{http}{SECRETS}"
+    )
 }
 
 const HEAD: &str = "\
@@ -166,7 +222,8 @@ mod tests {
     const PEM: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
 
     fn with<'a>(url: &'a KbsUrl, ca: Option<&'a str>, policy: Option<&'a str>) -> Result<String, Finding> {
-        render(&Parts { url, ca, audience: Some(("payments", "api")), images: &[], policy })
+        render(&Parts { url, ca, audience: Some(("payments", "api")), images: &[], policy, delivered: false })
+            .map(|made| made.initdata)
     }
 
     #[test]

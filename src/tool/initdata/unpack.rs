@@ -1,10 +1,8 @@
 //! `initdata unpack`: back to the exact TOML, or a file for each section.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::path::Path;
 
-use super::{Output, load, refuse};
+use super::{Output, load, refuse, write_new};
 use crate::finding::{Finding, printable};
 
 /// The whole document, beside its sections.
@@ -21,17 +19,15 @@ pub(super) fn run(file: &Path, to: Option<&Path>) -> Result<Output, Finding> {
             .why("a section's name could lead out of the directory, or hide the file")
             .next("run `initdata unpack` without `--to`, and read the section there"));
     }
-    std::fs::create_dir_all(directory).map_err(|error| cannot(directory, &error))?;
+    std::fs::create_dir_all(directory).map_err(|error| {
+        refuse(format!("{} cannot be made: {}", directory.display(), error.kind()))
+            .next("name a new directory with --to")
+    })?;
     let mut said = Vec::new();
     let sections = initdata.names().filter_map(|name| Some((name, initdata.get(name)?)));
     for (name, text) in std::iter::once((WHOLE, initdata.toml())).chain(sections) {
         let path = directory.join(name);
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(|error| cannot(&path, &error))?;
+        write_new(&path, text)?;
         said.push(format!("{}: {} bytes\n", path.display(), text.len()));
     }
     Ok(Output::text(said.concat()))
@@ -43,10 +39,4 @@ fn is_file_name(name: &str) -> bool {
         && !name.starts_with('.')
         && name != WHOLE
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-}
-
-fn cannot(path: &Path, error: &std::io::Error) -> Finding {
-    refuse(format!("{} cannot be written: {}", path.display(), error.kind()))
-        .why("unpacking overwrites nothing, so that nobody's edits are lost")
-        .next("name a new directory with --to")
 }

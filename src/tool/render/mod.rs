@@ -7,6 +7,7 @@ mod expr;
 mod merge;
 mod pods;
 mod policy;
+mod probed;
 mod table;
 mod tier;
 
@@ -65,6 +66,7 @@ pub(super) fn run(arguments: &Render) -> Result<Output, Finding> {
     if let Some(file) = &arguments.initdata {
         clusters.add_initdata(file, &documents)?;
     }
+    let delivered = probed::read(&arguments.delivered)?;
     let mut notes: Vec<String> = unset_image(&tier).into_iter().collect();
     let mut out = String::new();
     let mut pods = 0_usize;
@@ -80,6 +82,7 @@ pub(super) fn run(arguments: &Render) -> Result<Output, Finding> {
             } else {
                 mutate(&mut created.pod, &tier, cluster).map_err(|fault| refused(&name, &fault))?;
                 notes.extend(missing(&name, &created.pod));
+                notes.extend(probed::unanswered(&name, &created.pod, &delivered));
             }
             if arguments.pods || arguments.before {
                 document = created.pod;

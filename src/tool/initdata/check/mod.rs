@@ -4,6 +4,7 @@
 //! accepted at all is decided by [`Initdata::parse`], the guest's own parser, as well.
 
 mod agent;
+mod delivered;
 mod document;
 mod engine;
 mod images;
@@ -67,11 +68,15 @@ fn document(bytes: &[u8], arguments: &Check, asked: &Asked, report: &mut Report)
         // The guest's parser is the last word; the rules above should have said why.
         report.at(&rules::TOML, None, "the guest's own parser refuses it");
     }
-    services::check(&document, asked, report);
+    let delivered = arguments.delivered.as_deref().and_then(|path| delivered::read(path, report));
+    let config = services::check(&document, delivered.as_ref(), asked, report);
     let images = images::check(&document, report);
     let manifest = arguments.pod.as_deref().and_then(|path| pod::read(path, initdata.as_ref().ok(), report));
     if let Some(manifest) = &manifest {
         images::pod(manifest, images.as_ref(), report);
+        if let Some(config) = &config {
+            delivered::pod(manifest, config, report);
+        }
     }
     agent::check(&document, images.as_ref(), manifest.as_ref(), report);
     initdata.map_or(Value::Null, |initdata| {

@@ -13,6 +13,7 @@ use crate::finding::printable;
 use crate::formats::initdata::Initdata;
 use crate::tool::initdata::pack::ANNOTATION;
 use crate::tool::initdata::read_text;
+use crate::tool::probes::{self, Probe};
 
 /// The annotation that Kata read before 3.8 and ignores now.
 const OLD_ANNOTATION: &str = "io.katacontainers.config.runtime.cc_init_data";
@@ -25,6 +26,8 @@ const MAX_DOCUMENTS: usize = 100;
 pub(super) struct Manifest {
     pub(super) file: String,
     pub(super) containers: Vec<Container>,
+    /// Probes that go through the sidecar, with the lines of their paths.
+    pub(super) probes: Vec<(Probe, Option<usize>)>,
 }
 
 /// One of them, init containers included.
@@ -42,7 +45,7 @@ pub(super) struct Container {
 /// Reads a manifest and checks what it says of the initdata.
 pub(super) fn read(path: &Path, initdata: Option<&Initdata>, report: &mut Report) -> Option<Manifest> {
     let file = path.display().to_string();
-    let mut manifest = Manifest { file: file.clone(), containers: Vec::new() };
+    let mut manifest = Manifest { file: file.clone(), containers: Vec::new(), probes: Vec::new() };
     let mut pods = 0_usize;
     let text = match read_text(path) {
         Ok(text) => text,
@@ -62,6 +65,10 @@ pub(super) fn read(path: &Path, initdata: Option<&Initdata>, report: &mut Report
                 let one = Pod { file: &file, text: &text, template, object: own.then_some(object) };
                 one.annotations(initdata, report);
                 one.containers(&mut manifest.containers);
+                for probe in probes::of(template) {
+                    let line = one.line(&probe.written);
+                    manifest.probes.push((probe, line));
+                }
             }
         }
     }

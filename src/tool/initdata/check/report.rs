@@ -25,16 +25,27 @@ pub(super) struct Found {
 #[derive(Debug)]
 pub(super) struct Report {
     file: String,
+    /// The file that problems without one are in now.
+    current: String,
     prod: bool,
     found: Vec<Found>,
 }
 
 impl Report {
     pub(super) fn new(file: &str, prod: bool) -> Self {
-        Self { file: printable(file, 200), prod, found: Vec::new() }
+        let file = printable(file, 200);
+        Self { current: file.clone(), file, prod, found: Vec::new() }
     }
 
-    /// A problem at a line of the initdata. `saw` says what was observed; the rule's own `next`
+    /// Runs checks whose lines are those of another file.
+    pub(super) fn about<T>(&mut self, file: &str, checks: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.current, printable(file, 200));
+        let made = checks(self);
+        self.current = before;
+        made
+    }
+
+    /// A problem at a line of the initdata, or of the file that [`Report::about`] names. `saw` says what was observed; the rule's own `next`
     /// follows.
     pub(super) fn at(&mut self, rule: &'static Rule, line: impl Into<Option<usize>>, saw: impl Into<String>) {
         self.add(rule, None, line.into(), &saw.into(), rule.next.to_owned());
@@ -62,6 +73,18 @@ impl Report {
         self.add(rule, Some(file), line.into(), &saw.into(), rule.next.to_owned());
     }
 
+    /// The same, with a more exact next step.
+    pub(super) fn in_file_next(
+        &mut self,
+        rule: &'static Rule,
+        file: &str,
+        line: impl Into<Option<usize>>,
+        saw: impl Into<String>,
+        next: impl Into<String>,
+    ) {
+        self.add(rule, Some(file), line.into(), &saw.into(), next.into());
+    }
+
     fn add(&mut self, rule: &'static Rule, file: Option<&str>, line: Option<usize>, saw: &str, next: String) {
         if self.found.len() >= MAX_FOUND {
             return;
@@ -71,7 +94,7 @@ impl Report {
             Level::Prod => self.prod,
             Level::Warn => false,
         };
-        let file = file.map_or_else(|| self.file.clone(), |file| printable(file, 200));
+        let file = file.map_or_else(|| self.current.clone(), |file| printable(file, 200));
         let found = Found { rule, refused, file, line, saw: printable(saw, 1000), next };
         // One list for two files, each in the order of its lines; what has no line comes last.
         let key = |found: &Found| (found.file != self.file, found.line.unwrap_or(usize::MAX));

@@ -6,11 +6,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::delivered::{Delivered, Held};
 use super::document::{Document, toml};
 use super::report::Report;
 use super::source::Place;
 use super::{Asked, rules};
-use crate::config::{self, KbsUrl};
+use crate::config::{self, Config, KbsUrl, Problem};
 use crate::formats::kbs_uri::KbsUri;
 use crate::tls;
 
@@ -20,6 +21,8 @@ const CREDENTIALS: &str = "/run/confidential-containers/cdh/kbs";
 /// A KBS as one of the documents names it.
 struct Named {
     document: &'static str,
+    /// The file, where it is another than the initdata.
+    file: Option<String>,
     line: usize,
     url: String,
     cert: Option<String>,
@@ -79,7 +82,13 @@ impl<'p> Inner<'p> {
     }
 }
 
-pub(super) fn check(document: &Document<'_>, asked: &Asked, report: &mut Report) {
+/// Returns the configuration that the guest will have, where it is known and good.
+pub(super) fn check(
+    document: &Document<'_>,
+    delivered: Option<&Delivered>,
+    asked: &Asked,
+    report: &mut Report,
+) -> Option<Held> {
     let mut named = Vec::new();
     match document.section("aa.toml") {
         None => report.at(&rules::AA_KBS, document.data_line, "there is no aa.toml"),
@@ -93,22 +102,60 @@ pub(super) fn check(document: &Document<'_>, asked: &Asked, report: &mut Report)
             named.extend(Inner::read(document, "cdh.toml", report).and_then(|inner| data_hub(&inner, asked, report)));
         }
     }
-    named.extend(countersign(document, asked, report));
+    let held = own(document, delivered, asked, &mut named, report);
     if let Some((first, others)) = named.split_first() {
         for other in others {
-            if other.url != first.url {
-                report.at(
-                    &rules::KBS_DIFFER,
-                    other.line,
-                    format!("{} and {} name different KBSs", first.document, other.document),
-                );
+            let differ = if other.url != first.url {
+                "name different KBSs"
             } else if other.cert != first.cert {
-                report.at(
-                    &rules::KBS_DIFFER,
-                    other.line,
-                    format!("{} and {} trust different certificates", first.document, other.document),
-                );
+                "trust different certificates"
+            } else {
+                continue;
+            };
+            let saw = format!("{} and {} {differ}", first.document, other.document);
+            match &other.file {
+                Some(file) => report.in_file(&rules::KBS_DIFFER, file, other.line, saw),
+                None => report.at(&rules::KBS_DIFFER, other.line, saw),
             }
+        }
+    }
+    held
+}
+
+/// Our own configuration: in the initdata, delivered, or nowhere that is seen here.
+fn own(
+    document: &Document<'_>,
+    delivered: Option<&Delivered>,
+    asked: &Asked,
+    named: &mut Vec<Named>,
+    report: &mut Report,
+) -> Option<Held> {
+    let section = document.section("countersign.toml");
+    match (section, delivered) {
+        (Some((place, line)), delivered) => {
+            if delivered.is_some() {
+                report.at(&rules::DELIVERED_SHADOWED, line, "countersign.toml is in the initdata too");
+            }
+            let config = match config::parse(place.text) {
+                Ok(config) => config,
+                Err(problems) => {
+                    told(&problems, place, &rules::COUNTERSIGN, report);
+                    return None;
+                }
+            };
+            named.extend(trusts(&config, place, asked, report));
+            Some(Held { file: None, config })
+        }
+        (None, Some(delivered)) => report.about(&delivered.file, |report| {
+            let place = Place::file(&delivered.text);
+            let config = delivered.config(place, report)?;
+            let trusts = trusts(&config, place, asked, report);
+            named.extend(trusts.map(|named| Named { file: Some(delivered.file.clone()), ..named }));
+            Some(Held { file: Some(delivered.file.clone()), config })
+        }),
+        (None, None) => {
+            report.at(&rules::CONFIGURATION_ABSENT, document.data_line, "there is no countersign.toml");
+            None
         }
     }
 }
@@ -220,7 +267,7 @@ fn endpoint(
     if !parsed.tls && !parsed.is_loopback() {
         report.at(&rules::KBS_HTTP, line, format!("{}: `url` is http", inner.name));
     }
-    Some(Named { document: inner.name, line, url: parsed.to_string(), cert })
+    Some(Named { document: inner.name, file: None, line, url: parsed.to_string(), cert })
 }
 
 /// Every certificate of a PEM text.
@@ -270,24 +317,21 @@ fn unusual(certificate: &X509Certificate<'_>) -> Option<&'static str> {
     }
 }
 
-/// Our own configuration, read as what it would be: measured.
-fn countersign(document: &Document<'_>, asked: &Asked, report: &mut Report) -> Option<Named> {
-    let (place, _) = document.section("countersign.toml")?;
-    let config = match config::parse(place.text) {
-        Ok(config) => config,
-        Err(problems) => {
-            for problem in &problems {
-                let line = problem.line.map_or(place.nth(1), |line| place.nth(usize::try_from(line).unwrap_or(1)));
-                let key = if problem.key.is_empty() { String::new() } else { format!("{}: ", problem.key) };
-                let saw = format!("countersign.toml: {key}{}", problem.message);
-                match &problem.hint {
-                    Some(hint) => report.next(&rules::COUNTERSIGN, line, saw, hint.clone()),
-                    None => report.at(&rules::COUNTERSIGN, line, saw),
-                }
-            }
-            return None;
+/// Each problem of a configuration, on its line of `place`.
+pub(super) fn told(problems: &[Problem], place: Place<'_>, rule: &'static rules::Rule, report: &mut Report) {
+    for problem in problems {
+        let line = problem.line.map_or(place.nth(1), |line| place.nth(usize::try_from(line).unwrap_or(1)));
+        let key = if problem.key.is_empty() { String::new() } else { format!("{}: ", problem.key) };
+        let saw = format!("countersign.toml: {key}{}", problem.message);
+        match &problem.hint {
+            Some(hint) => report.next(rule, line, saw, hint.clone()),
+            None => report.at(rule, line, saw),
         }
-    };
+    }
+}
+
+/// The KBS of our own configuration.
+fn trusts(config: &Config, place: Place<'_>, asked: &Asked, report: &mut Report) -> Option<Named> {
     let ca = config.kbs.ca.as_deref();
     let at = |needle: &str| place.text.find(needle).map_or(place.nth(1), |at| place.line(at));
     if let Some(pem) = ca {
@@ -297,6 +341,7 @@ fn countersign(document: &Document<'_>, asked: &Asked, report: &mut Report) -> O
     let url = config.kbs.url.first()?;
     Some(Named {
         document: "countersign.toml",
+        file: None,
         line: at("[kbs]"),
         url: url.to_string(),
         cert: ca.map(|pem| pem.trim().to_owned()),

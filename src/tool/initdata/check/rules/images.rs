@@ -58,6 +58,11 @@ rules! { IMAGES_RULES
         "The container fails with `CreateContainerRequest is blocked by policy`.",
         "run genpolicy again on exactly this manifest"
     }
+    POD_PROBE "pod-probe" Refuse {
+        "With --pod: a probe goes through the sidecar, and no `[[inbound]]` of the configuration lists its path in `probes`.",
+        "The sidecar answers such a probe with 404: the container is never ready, or is restarted for ever.",
+        "add the path to `probes` of the `[[inbound]]` of that port"
+    }
     ANNOTATION_KEY "annotation-key" Refuse {
         "With --pod: the initdata stands in the annotation io.katacontainers.config.runtime.cc_init_data.",
         "Current Kata ignores that name: the pod starts without initdata, and nobody is told.",

@@ -78,4 +78,24 @@ rules! { SERVICES_RULES
         "`init` in the guest refuses it with exit code 78, and the pod does not start.",
         "correct the line; `kubectl countersign config check` tests the file alone"
     }
+    CONFIGURATION_ABSENT "configuration-absent" Warn {
+        "There is no countersign.toml in the initdata, and --delivered names no file.",
+        "The guest then takes what lies at the KBS as kbs:///default/countersign/<namespace>.<workload>; where nothing does, `init` ends with exit code 66.",
+        "name the file that lies there with --delivered, so that it is checked too"
+    }
+    DELIVERED "delivered" Refuse {
+        "With --delivered: the file is not a configuration that a KBS can deliver. It has a mistake, or no `for`.",
+        "`init` in the guest refuses it with exit code 78, and the pod does not start.",
+        "correct the line; `kubectl countersign config explain --as delivered-unproven` tests the file alone"
+    }
+    DELIVERED_FOR "delivered-for" Refuse {
+        "With --delivered and --pod: `for` names another workload than the variables of a container do.",
+        "The guest fetches the file of the workload that the variables name, and refuses one that is written for another (78).",
+        "correct `for`, or render the pod of that workload"
+    }
+    DELIVERED_SHADOWED "delivered-shadowed" Warn {
+        "With --delivered: the initdata has a countersign.toml as well.",
+        "The one in the initdata holds where the guest can prove it, and where it cannot `init` ends with exit code 71: the delivered one is never read.",
+        "remove countersign.toml from the initdata, or do not upload the file"
+    }
 }
