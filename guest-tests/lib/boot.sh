@@ -19,12 +19,15 @@ boot() {
         local host=()
         # A KBS beside the signer, and a network that leads there.
         case $program in direct*) host=("$work/$setup.host/host") ;; esac
+        # As the manifest has it.
+        [ "$program" != direct-pod ] || host+=(/run/countersign/secrets)
         rm -rf "$work/$setup.sock" "$work/$setup.host"
         "$signer" "$work/$setup.sock" "$signer_script" "${host[@]}" >"$work/$setup.signer" 2>&1 &
         until [ -S "$work/$setup.sock" ] || ! kill -0 $! 2>/dev/null; do sleep 0.05; done
         devices+=(-device virtio-serial-pci -chardev "socket,id=signer,path=$work/$setup.sock"
             -device virtserialport,chardev=signer,name=tsm-signer)
     fi
+    [ "$program" != direct-pod ] || lay_out_pod "$work/$setup.host/host"
     if [ -d "$work/$setup.host" ]; then
         # What the host made for this guest goes behind its initramfs: archives of cpio add up.
         cat "$initramfs" <(pack_directory "$work/$setup.host") >"$work/$setup.initramfs"
@@ -49,6 +52,21 @@ boot() {
     tr -d '\r' <"$log" >"$log.text"
     judge "$setup" "$code" "$log.text"
     echo "     $setup: $((SECONDS - begun)) s"
+}
+
+# lay_out_pod HOST: an example as admission makes it of the guest's own initdata, in the shape
+# `direct`, as bundles. The guest sees HOST as /host.
+lay_out_pod() {
+    local image=registry.example/countersign@sha256:$(printf 'ab%.0s' {1..32})
+    "$work/kubectl-countersign" initdata configmap --workload api --namespace payments "$1/initdata.toml" >"$work/maps.yaml"
+    # Its notes are for people: the example's probe is not asked here.
+    "$work/kubectl-countersign" render -f "$tree/examples/http-api/app.yaml" --tier-file "$tree/policies/corpus/tiers/direct.toml" \
+        --image "$image" --configmap "$work/maps.yaml" --pods >"$work/pod.yaml" 2>"$work/render.notes" ||
+        { cat "$work/render.notes" && die "the example cannot be rendered"; }
+    # The app: says who it is, and what it reads where the manifest tells it to.
+    # shellcheck disable=SC2016 # Expanded in the guest.
+    "$work/pod-bundles" "$work/pod.yaml" "$work/maps.yaml" "$image" /bin/countersign "$1/pod" /host/pod \
+        /usr/bin/busybox sh -c 'echo "the app as $(busybox id -u) reads $(busybox cat "$PASSWORD_FILE")"'
 }
 
 # judge SETUP CODE LOG. QEMU's exit code is 0 after a guest's panic too, so nothing is believed but

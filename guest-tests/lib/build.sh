@@ -36,9 +36,12 @@ build_programs() {
     # Programs of the tests are not shipped; they are linked as cargo does it, and run with the
     # machine's own libraries.
     (cd "$tree" && cargo build --quiet --locked --package countersign-testbed --bins)
+    # What people and admission make of a manifest, for `direct-pod`.
+    (cd "$tree" && cargo build --quiet --locked --bin kubectl-countersign)
     # A copy: somebody may build while the guests run.
     cp "${CARGO_TARGET_DIR:-$tree/target}/debug/guest-signer" "$work/guest-signer"
     signer=$work/guest-signer
+    cp "${CARGO_TARGET_DIR:-$tree/target}/debug/"{kubectl-countersign,pod-bundles} "$work/"
     conformance=${CARGO_TARGET_DIR:-$tree/target}/debug/tsm-conformance
     # Until the list is there, its checks by shell are what runs.
     [ -e "$tree/testbed/src/bin/tsm-conformance.rs" ] || conformance=

@@ -7,23 +7,24 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use countersign_testbed::guest_signer::Signer;
-use countersign_testbed::guest_signer::host::Host;
+use countersign_testbed::guest_signer::host::{Host, SECRETS};
 
-const USAGE: &str = "usage: guest-signer SOCKET SCRIPT [DIRECTORY] (a script is such as `errno:16*3,snp`)";
+const USAGE: &str = "usage: guest-signer SOCKET SCRIPT [DIRECTORY [SECRETS]] (a script is such as `errno:16*3,snp`)";
 
 // The arguments and the streams of a test program are its own.
 #[allow(clippy::disallowed_methods, clippy::print_stderr)]
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (socket, script, directory) = match arguments.as_slice() {
+    let (socket, script, host) = match arguments.as_slice() {
         [socket, script] => (socket, script, None),
-        [socket, script, directory] => (socket, script, Some(Path::new(directory))),
+        [socket, script, directory] => (socket, script, Some((Path::new(directory), SECRETS))),
+        [socket, script, directory, secrets] => (socket, script, Some((Path::new(directory), secrets.as_str()))),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(64);
         }
     };
-    match run(socket, script, directory) {
+    match run(socket, script, host) {
         Ok(requests) => {
             eprintln!("guest-signer: {requests} requests by the last script");
             ExitCode::SUCCESS
@@ -35,11 +36,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(socket: &str, script: &str, directory: Option<&Path>) -> Result<usize, String> {
-    let (host, signer) = match directory {
+fn run(socket: &str, script: &str, host: Option<(&Path, &str)>) -> Result<usize, String> {
+    let (host, signer) = match host {
         None => (None, Signer::new(script.parse()?)),
-        Some(directory) => {
-            let (host, signer) = Host::start().map_err(|error| format!("no KBS: {error}"))?;
+        Some((directory, secrets)) => {
+            let (host, signer) = Host::start(secrets).map_err(|error| format!("no KBS: {error}"))?;
             signer.set(script)?;
             host.lay_out(directory).map_err(|error| format!("cannot write to {}: {error}", directory.display()))?;
             (Some(host), signer)

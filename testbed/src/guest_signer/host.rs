@@ -27,6 +27,9 @@ pub const GATEWAY: &str = "10.0.2.2";
 /// The one resource that the KBS holds, and its value.
 pub const RESOURCE: (&str, &str) = ("payments/db/password", "s3cret");
 
+/// Where the programs in the guest look for it, but those that run a pod.
+pub const SECRETS: &str = "/run/pod/secrets";
+
 /// The KBS and the control port. Both end when dropped.
 #[derive(Debug)]
 pub struct Host {
@@ -46,8 +49,8 @@ struct Base {
 
 impl Host {
     /// Starts both. The KBS releases to affirming guests only, and has reference values for those
-    /// of [`Signer::new`].
-    pub fn start() -> io::Result<(Self, Signer)> {
+    /// of [`Signer::new`]. `secrets` is the directory that the initdata's configuration names.
+    pub fn start(secrets: &str) -> io::Result<(Self, Signer)> {
         let kbs_port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let ca = Ca::new("guest tests");
         let url = format!("https://{GATEWAY}:{}", kbs_port.local_addr()?.port());
@@ -59,7 +62,7 @@ impl Host {
             .reference(&Guest::Snp(SnpGuest::genoa()))
             .reference(&Guest::Tdx(TdxGuest::v4()))
             .serve(kbs_port)?;
-        let document = Document::of_kbs(&url, ca.pem()).countersign(&configuration(&url, ca.pem(), resource));
+        let document = Document::of_kbs(&url, ca.pem()).countersign(&configuration(&url, ca.pem(), resource, secrets));
         let signer = Signer::answering("snp").launched_with(&document.digest());
         let control = control(&kbs, &signer)?;
         Ok((Self { kbs, control, ca: ca.pem().to_owned(), document }, signer))
@@ -92,10 +95,10 @@ impl Host {
 }
 
 /// One secret, by the direct road or not at all.
-fn configuration(url: &str, ca: &str, resource: &str) -> String {
+fn configuration(url: &str, ca: &str, resource: &str, secrets: &str) -> String {
     format!(
         "version = 1\ndeadline = \"90s\"\n[kbs]\nurl = [\"{url}\"]\nca = \"\"\"\n{ca}\"\"\"\n\
-         [secrets]\ndirectory = \"/run/pod/secrets\"\n\
+         [secrets]\ndirectory = \"{secrets}\"\n\
          [[secrets.file]]\npath = \"db/password\"\nfrom = \"kbs:///{resource}\"\n"
     )
 }

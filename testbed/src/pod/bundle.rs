@@ -22,6 +22,8 @@ pub(super) struct Parts<'a> {
     pub(super) volumes: &'a BTreeMap<String, PathBuf>,
     /// Whether the runtime brings messages out.
     pub(super) messages: bool,
+    /// The bundle's directory, as the runtime sees it: it may be written elsewhere.
+    pub(super) seen: &'a Path,
 }
 
 /// Writes the bundle, and says where the message will be.
@@ -54,7 +56,7 @@ pub(super) fn write(directory: &Path, parts: &Parts<'_>) -> io::Result<Option<Pa
     if let Some(message) = &message {
         File::create(message)?.set_permissions(fs::Permissions::from_mode(0o666))?;
         let on = parts.container.get("terminationMessagePath").and_then(Value::as_str).unwrap_or(TERMINATION_LOG);
-        mounts.push(bind(message, on, false));
+        mounts.push(bind(&parts.seen.join("message"), on, false));
     }
     let config = json!({
         "ociVersion": "1.0.2",

@@ -9,14 +9,15 @@
 //! groups, seccomp profiles, image pulls.
 
 mod bundle;
-mod fields;
+pub mod fields;
+pub mod guest;
 mod probe;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -168,7 +169,8 @@ impl<'w> Pod<'w> {
         let name = text(container, "name").to_owned();
         let directory = self.world.scratch(&format!("container-{name}"))?;
         let binary = (text(container, "image") == self.ours).then(|| self.world.countersign_path());
-        let parts = Parts { pod: &self.manifest, container, binary, volumes, messages: self.messages };
+        let parts =
+            Parts { pod: &self.manifest, container, binary, volumes, messages: self.messages, seen: &directory };
         let message = bundle::write(&directory, &parts)?;
         let id = directory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let started = self
@@ -213,17 +215,23 @@ impl<'w> Pod<'w> {
     fn projected(&self, volume: &str, name: &str) -> io::Result<PathBuf> {
         let map = self.config_maps.get(name).ok_or_else(|| other(format!("configmap \"{name}\" not found")))?;
         let directory = self.world.scratch(&format!("volume-{volume}"))?;
-        let data = directory.join("..2026_11_24_00_00_00.1");
-        fs::create_dir(&data)?;
-        fs::set_permissions(&data, fs::Permissions::from_mode(0o755))?;
-        symlink("..2026_11_24_00_00_00.1", directory.join("..data"))?;
-        for (key, value) in map["data"].as_object().into_iter().flatten() {
-            fs::write(data.join(key), value.as_str().unwrap_or_default())?;
-            fs::set_permissions(data.join(key), fs::Permissions::from_mode(0o644))?;
-            symlink(format!("..data/{key}"), directory.join(key))?;
-        }
+        project(map, &directory)?;
         Ok(directory)
     }
+}
+
+/// Writes a `ConfigMap` into a directory, in the kubelet's layout.
+fn project(map: &Value, directory: &Path) -> io::Result<()> {
+    let data = directory.join("..2026_11_24_00_00_00.1");
+    fs::create_dir(&data)?;
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755))?;
+    symlink("..2026_11_24_00_00_00.1", directory.join("..data"))?;
+    for (key, value) in map["data"].as_object().into_iter().flatten() {
+        fs::write(data.join(key), value.as_str().unwrap_or_default())?;
+        fs::set_permissions(data.join(key), fs::Permissions::from_mode(0o644))?;
+        symlink(format!("..data/{key}"), directory.join(key))?;
+    }
+    Ok(())
 }
 
 impl Running<'_> {
