@@ -15,6 +15,9 @@ use crate::cli::{self, Kubectl, Policies, Tool};
 use crate::finding::{Class, Finding};
 use crate::ports::Ports;
 
+/// The health port, `[health].listen`: where admission sends the kubelet's probes.
+const HEALTH: u16 = 15821;
+
 /// Runs `kubectl countersign …`.
 pub fn run(ports: &Ports) -> ExitCode {
     let code = match Kubectl::try_parse_from(&ports.args) {

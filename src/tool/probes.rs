@@ -3,12 +3,13 @@
 
 use serde_json::Value;
 
+use super::HEALTH;
 use crate::config::Config;
 use crate::config::grammar::Local;
 use crate::finding::printable;
 
 /// Where the sidecar answers for the app: `/probe/<app's port><path>` of the health port.
-const PREFIX: &str = "/probe/";
+pub(super) const PREFIX: &str = "/probe/";
 
 /// Most characters of a name or a path in a message.
 const MAX_SHOWN: usize = 200;
@@ -43,7 +44,10 @@ pub(super) fn of(pod: &Value) -> Vec<Probe> {
     for list in ["/spec/initContainers", "/spec/containers"] {
         for container in pod.pointer(list).and_then(Value::as_array).into_iter().flatten() {
             for kind in ["startupProbe", "readinessProbe", "livenessProbe"] {
-                let written = container.get(kind).and_then(|probe| probe.pointer("/httpGet/path")?.as_str());
+                let get = container.get(kind).and_then(|probe| probe.get("httpGet"));
+                // An app may have such a path of its own.
+                let get = get.filter(|get| get.get("port").and_then(Value::as_u64) == Some(HEALTH.into()));
+                let written = get.and_then(|get| get.get("path")?.as_str());
                 let asked = written.and_then(|written| Some((written, written.strip_prefix(PREFIX)?)));
                 let Some((written, (port, path))) = asked.and_then(|(all, rest)| Some((all, rest.split_once('/')?)))
                 else {
@@ -144,6 +148,8 @@ mod tests {
         for path in ["/startupz", "/healthz", "/probe", "/probe/", "/probe/8080"] {
             assert_eq!(probe(path), [], "{path}");
         }
+        let own = json!({ "httpGet": { "path": "/probe/8080/x", "port": 8080 } });
+        assert_eq!(of(&json!({ "spec": { "containers": [{ "name": "api", "readinessProbe": own }] } })), []);
     }
 
     #[test]

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use super::expr::{Expr, all, any, config_map, item, metadata, record, spec, text, value, variable, when};
 use super::tier::{Port, Resources, Shape, Tier};
+use crate::tool::HEALTH;
 use crate::tool::initdata::pack::ANNOTATION;
+use crate::tool::probes::PREFIX;
 
 /// Our containers.
 pub(super) const INIT: &str = "countersign-init";
@@ -26,9 +28,6 @@ const WORKLOAD: &str = "countersign.dev/workload";
 
 /// uid, gid and fsGroup where the app says none: `nonroot` of distroless images.
 const NOBODY: u32 = 65532;
-
-/// The health port, `[health].listen`.
-const HEALTH: u16 = 15821;
 
 /// One thing that is done to the pod.
 pub(super) struct Mutation {
@@ -198,7 +197,7 @@ fn probes() -> Vec<Mutation> {
             let to_us = all([
                 port().equals(value(HEALTH)),
                 // As we write it, and nobody else.
-                get().get(&["path"], value("/")).starts_with("/probe/"),
+                get().get(&["path"], value("/")).starts_with(PREFIX),
             ]);
             let theirs = all([is_ours("c").not(), item("c").has(&[probe, "httpGet"]), to_us.not()]);
             let numbered = item("c").list("ports").filter("p", item("p").get(&["name"], value("")).equals(port()));
@@ -207,7 +206,7 @@ fn probes() -> Vec<Mutation> {
                 when(numbered.clone().empty(), value(0), numbered.first().field("containerPort")),
                 port(),
             );
-            let path = text([value("/probe/"), number.written(), get().get(&["path"], value("/"))]);
+            let path = text([value(PREFIX), number.written(), get().get(&["path"], value("/"))]);
             let made = record([
                 ("name", item("c").field("name")),
                 (
