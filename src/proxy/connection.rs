@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::deadlines::{FIRST, HALF_CLOSED, IDLE_H2, IDLE_TCP, KEEP_ALIVE, PING, PONG};
+use super::framing::{Followed, Heads};
 use super::headers::Told;
 use super::http::{self, Caller, Place};
 use super::limits::Stranger;
@@ -148,6 +149,7 @@ async fn http(
     let caller = Arc::new(Caller {
         backend: Arc::clone(&listener.backend),
         told,
+        heads: Heads::new(),
         begun: AtomicBool::new(false),
         active: AtomicU64::new(0),
         last: AtomicU64::new(0),
@@ -159,8 +161,8 @@ async fn http(
         let caller = Arc::clone(&caller);
         service_fn(move |request| http::answer(Arc::clone(&caller), request))
     };
-    let io = TokioIo::new(tls);
     if h2 {
+        let io = TokioIo::new(tls);
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING)
@@ -173,6 +175,7 @@ async fn http(
             .serve_connection(io, service);
         drive(listener, connection, &caller, watch, deadline, Some(IDLE_H2)).await;
     } else {
+        let io = TokioIo::new(Followed::new(tls, Arc::clone(&caller.heads)));
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(KEEP_ALIVE)
@@ -189,7 +192,7 @@ trait Drivable: Future<Output = Result<(), hyper::Error>> {
     fn finish(self: std::pin::Pin<&mut Self>);
 }
 
-impl<S> Drivable for hyper::server::conn::http1::UpgradeableConnection<TokioIo<TlsStream<Metered>>, S>
+impl<S> Drivable for hyper::server::conn::http1::UpgradeableConnection<TokioIo<Followed<TlsStream<Metered>>>, S>
 where
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = http::Answer>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

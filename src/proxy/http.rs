@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::backend::Dialler;
 use super::deadlines::{APP_IDLE, BODY, HALF_CLOSED, IDLE_TCP};
+use super::framing::Heads;
 use super::headers::{Told, strip_forged, strip_request, strip_response};
 use super::splice::{Silence, splice};
 use super::watch::Watch;
@@ -73,6 +74,8 @@ pub struct Caller {
     pub backend: Arc<Backend>,
     /// What the app is told of the peer.
     pub told: Told,
+    /// Which of its requests may be served (HTTP/1.1).
+    pub heads: Arc<Heads>,
     /// Set when the first request's head has come.
     pub begun: AtomicBool,
     /// Requests under way, and when the last one ended (ms since `since`).
@@ -130,6 +133,10 @@ pub async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Result<R
 }
 
 async fn relay(caller: &Arc<Caller>, mut request: Request<Incoming>, active: Active) -> Result<Response<Answer>, Why> {
+    // In the order of the connection: hyper serves one request of HTTP/1.1 after the other.
+    if request.version() != Version::HTTP_2 && !caller.heads.may_serve_next() {
+        return Err(Why::BadRequest);
+    }
     let websocket = judge(&request)?;
     let upgrade = websocket.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
@@ -165,6 +172,7 @@ async fn relay(caller: &Arc<Caller>, mut request: Request<Incoming>, active: Act
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(upgrade) = upgrade else { return Err(Why::Broken) };
         let app = hyper::upgrade::on(&mut response);
+        caller.heads.leave();
         tokio::spawn(tunnel(Arc::clone(caller), upgrade, app, active));
         let (mut parts, _) = response.into_parts();
         strip_response(&mut parts.headers);

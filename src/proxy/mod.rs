@@ -5,6 +5,7 @@ pub mod backend;
 mod connection;
 pub mod deadlines;
 pub mod exposure;
+pub mod framing;
 pub mod headers;
 pub mod http;
 pub mod limits;
