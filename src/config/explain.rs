@@ -207,7 +207,12 @@ fn roles(table: &mut Table<'_>, roles: &Roles) {
         table.row("limits.handshakes", roles.limits.handshakes());
     }
     table.option("health.listen", roles.health);
-    table.option("metrics.listen", roles.metrics);
+    table.option("metrics.listen", roles.metrics.as_ref().map(|metrics| metrics.listen));
+    match roles.metrics.as_ref().and_then(|metrics| metrics.allow.as_ref()) {
+        Some(Allow::Listed(patterns)) => table.row("metrics.allow", list(patterns)),
+        Some(Allow::Resource(uri)) => table.row("metrics.allow_from", uri),
+        None => {}
+    }
 }
 
 fn inbound(table: &mut Table<'_>, key: &str, inbound: &Inbound) {

@@ -219,7 +219,9 @@ pub const KEYS: &[Key] = &[
     key("health", Kind::Table, ALL, "`/startupz`, `/livez`, `/readyz`."),
     key("health.listen", Kind::Text(&SOCKET), ALL, "Address to listen on.").required(),
     key("metrics", Kind::Table, ALL, "Prometheus metrics."),
-    key("metrics.listen", Kind::Text(&SOCKET), ALL, "Address to listen on.").required(),
+    key("metrics.listen", Kind::Text(&SOCKET), ALL, "Address to listen on. Other than loopback it needs `allow` or `allow_from`.").required(),
+    key("metrics.allow", Kind::Texts { of: &PEER_PATTERN, min: 1, max: 256 }, SIDECAR, "Who may read them, over mTLS as for peers. Absent: plain, on loopback only."),
+    key("metrics.allow_from", Kind::Text(&KBS_URI), SIDECAR, "Resource with that list, as `inbound.allow_from`."),
 
     key("log", Kind::Table, ALL, "What is logged."),
     key("log.level", Kind::Word(LEVELS), ALL, "Most detailed level that is written.").default("\"info\"").env("COUNTERSIGN_LOG"),

@@ -28,8 +28,8 @@ pub struct Roles {
     pub drain: Option<Duration>,
     /// `[health] listen`.
     pub health: Option<SocketAddr>,
-    /// `[metrics] listen`.
-    pub metrics: Option<SocketAddr>,
+    /// `[metrics]`.
+    pub metrics: Option<Metrics>,
 }
 
 impl Roles {
@@ -81,6 +81,15 @@ pub struct Limits {
     pub unauthenticated: Option<usize>,
     /// New handshakes each second, of everybody together.
     pub handshakes: Option<u32>,
+}
+
+/// `[metrics]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Who may read them, over mTLS. `None`: whoever is in the pod, in plain; then `listen` is loopback.
+    pub allow: Option<Allow>,
 }
 
 /// `[identity]`.

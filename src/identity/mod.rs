@@ -33,6 +33,16 @@ const MAX_KEY: usize = 16 * 1024;
 /// Most entries of an allow-list in a resource: as `inbound.allow`.
 const MAX_ALLOW: usize = 256;
 
+/// What the page of metrics is read by.
+const METRICS: &[&[u8]] = &[HTTP1];
+
+fn alpn(protocol: Protocol) -> &'static [&'static [u8]] {
+    match protocol {
+        Protocol::Http => &[H2, HTTP1],
+        Protocol::Tcp => &[],
+    }
+}
+
 /// Attests anew, each time it is asked.
 pub trait Attest: Send + Sync {
     /// What one attestation gives.
@@ -57,7 +67,9 @@ pub trait Attested: Send + Sync {
 pub struct Terms {
     identity: Identity,
     roots: KbsUri,
-    doors: Vec<(Allow, Protocol)>,
+    /// Of each `[[inbound]]`, in order, then of `[metrics]` where it has a list: who may come in, and by
+    /// which protocols.
+    doors: Vec<(Allow, &'static [&'static [u8]])>,
     refresh: Duration,
 }
 
@@ -110,7 +122,9 @@ impl Terms {
                 "add `[[inbound]]` with `listen`, `app` and `allow`",
             );
         }
-        let doors = roles.inbound.iter().map(|inbound| (inbound.allow.clone(), inbound.protocol)).collect();
+        let inbound = roles.inbound.iter().map(|inbound| (inbound.allow.clone(), alpn(inbound.protocol)));
+        let metrics = roles.metrics.iter().filter_map(|metrics| Some((metrics.allow.clone()?, METRICS)));
+        let doors = inbound.chain(metrics).collect();
         Ok(Self { identity, roots, doors, refresh: roles.refresh() })
     }
 
@@ -158,11 +172,7 @@ async fn refresh(terms: &Terms, attested: &impl Attested, leaf: &Arc<Leaf>, cloc
 
 fn serve(terms: &Terms, leaf: &Arc<Leaf>, rules: Rules) -> Result<Served, Finding> {
     let mut entrances = Vec::with_capacity(rules.doors.len());
-    for (door, (_, protocol)) in rules.doors.into_iter().zip(&terms.doors) {
-        let alpn: &[&[u8]] = match protocol {
-            Protocol::Http => &[H2, HTTP1],
-            Protocol::Tcp => &[],
-        };
+    for (door, (_, alpn)) in rules.doors.into_iter().zip(&terms.doors) {
         entrances.push(Entrance::new(Arc::clone(leaf), door, alpn).map_err(|error| bug(&error))?);
     }
     Ok(Served { entrances, until: leaf.until() })

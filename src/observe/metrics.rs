@@ -154,6 +154,8 @@ impl Inbound {
 #[derive(Debug, Default)]
 pub struct Metrics {
     inbound: Vec<std::sync::Arc<Inbound>>,
+    /// Of the port where all this is read, where that is over mTLS.
+    port: Option<std::sync::Arc<Inbound>>,
     certificate_ends: AtomicU64,
     renewals: Counter,
     renewal_failures: [Counter; TABLE.len()],
@@ -164,6 +166,22 @@ impl Metrics {
     pub fn new(names: impl IntoIterator<Item = String>) -> Self {
         let inbound = names.into_iter().map(|name| std::sync::Arc::new(Inbound { name, ..Inbound::default() }));
         Self { inbound: inbound.collect(), ..Self::default() }
+    }
+
+    /// Counts at the port where metrics are read, too.
+    #[must_use]
+    pub fn read_at(mut self, name: String) -> Self {
+        self.port = Some(std::sync::Arc::new(Inbound { name, ..Inbound::default() }));
+        self
+    }
+
+    /// Of that port.
+    pub fn port(&self) -> std::sync::Arc<Inbound> {
+        self.port.clone().unwrap_or_default()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Inbound> {
+        self.inbound.iter().chain(&self.port).map(std::sync::Arc::as_ref)
     }
 
     /// Of the listener with this place in configuration.
@@ -186,7 +204,7 @@ impl Metrics {
         }
     }
 
-    /// Connections of authenticated peers, all listeners together.
+    /// Connections of authenticated peers, all listeners of the app together.
     pub fn open(&self) -> i64 {
         self.inbound.iter().map(|inbound| inbound.open.get()).sum()
     }
@@ -211,7 +229,7 @@ impl Metrics {
     fn listeners(&self, page: &mut Page) {
         let name = "countersign_handshakes_total";
         page.head(name, "counter", "Handshakes with peers, by how they ended.");
-        for inbound in &self.inbound {
+        for inbound in self.all() {
             page.line(name, &[("inbound", &inbound.name), ("result", "accepted")], inbound.accepted.get());
             for (counter, reason) in inbound.refused.iter().zip(Reason::ALL) {
                 page.line(name, &[("inbound", &inbound.name), ("result", reason.label())], counter.get());
@@ -219,7 +237,7 @@ impl Metrics {
         }
         let name = "countersign_connections_shed_total";
         page.head(name, "counter", "Connections closed before TLS, by limit.");
-        for inbound in &self.inbound {
+        for inbound in self.all() {
             for (counter, why) in inbound.shed.iter().zip(Shed::ALL) {
                 page.line(name, &[("inbound", &inbound.name), ("limit", why.label())], counter.get());
             }
@@ -233,7 +251,7 @@ impl Metrics {
         ];
         for (name, help, get) in gauges {
             page.head(name, "gauge", help);
-            for inbound in &self.inbound {
+            for inbound in self.all() {
                 page.line(name, &[("inbound", &inbound.name)], get(inbound));
             }
         }
@@ -249,20 +267,20 @@ impl Metrics {
         ];
         for (name, help, get) in counters {
             page.head(name, "counter", help);
-            for inbound in &self.inbound {
+            for inbound in self.all() {
                 page.line(name, &[("inbound", &inbound.name)], get(inbound));
             }
         }
         let name = "countersign_responses_total";
         page.head(name, "counter", "Answers to peers, by class of status (http).");
-        for inbound in &self.inbound {
+        for inbound in self.all() {
             for (counter, status) in inbound.answers.iter().zip(["0xx", "1xx", "2xx", "3xx", "4xx", "5xx"]).skip(1) {
                 page.line(name, &[("inbound", &inbound.name), ("status", status)], counter.get());
             }
         }
         let name = "countersign_response_seconds";
         page.head(name, "histogram", "From the head of a request to the head of its answer (http).");
-        for inbound in &self.inbound {
+        for inbound in self.all() {
             page.histogram(name, &inbound.name, &inbound.latency);
         }
     }

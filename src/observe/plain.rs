@@ -1,4 +1,4 @@
-//! A plain HTTP/1.1 port with a few fixed pages, for kubelet and for Prometheus. Whoever asks is a
+//! A plain HTTP/1.1 port with a few fixed pages, for kubelet and for Prometheus. Whoever asks may be a
 //! stranger: one question for each connection, of bounded size, in bounded time, without a body.
 
 use std::convert::Infallible;
@@ -14,7 +14,8 @@ use hyper::http::uri::PathAndQuery;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
@@ -41,14 +42,24 @@ pub async fn serve(listener: TcpListener, pages: Page) {
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
         let pages = Arc::clone(&pages);
         tokio::spawn(async move {
-            let _ = timeout(QUESTION, one(stream, pages)).await;
+            question(stream, pages).await;
             drop(permit);
         });
     }
 }
 
-/// One connection, one question.
-async fn one(stream: TcpStream, pages: Page) {
+/// One connection, one question, in bounded time.
+pub async fn question<S>(stream: S, pages: Page)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let _ = timeout(QUESTION, one(stream, pages)).await;
+}
+
+async fn one<S>(stream: S, pages: Page)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request| {
         let pages = Arc::clone(&pages);
         async move { Ok::<_, Infallible>(answer(&request, &pages).await) }

@@ -21,9 +21,10 @@ use super::limits::Stranger;
 use super::socket::{self, Metered};
 use super::splice::{Ended, Silence, splice};
 use super::watch::Watch;
-use super::{Listener, backend, proxy_v2};
-use crate::config::roles::{ForwardIdentity, Protocol};
+use super::{Behind, Listener, backend, proxy_v2};
+use crate::config::roles::{ForwardIdentity, Inbound, Protocol};
 use crate::observe::metrics::Shed;
+use crate::observe::plain::question;
 use crate::tls::peer::{Reason, Refusal};
 use crate::tls::server::{H2, refusal};
 
@@ -83,15 +84,24 @@ pub(super) async fn serve(listener: Arc<Listener>, accepted: Accepted) {
     // An epoch that came during the handshake has not been seen: it is judged at once.
     epochs.mark_changed();
     let watch = Watch { served: epochs, phase: listener.phase.clone(), place, peer };
-    match listener.inbound.protocol {
-        Protocol::Tcp => {
-            tcp(&listener, tls, watch, from, to, deadline).await;
+    match &listener.behind {
+        Behind::App { inbound, .. } if inbound.protocol == Protocol::Tcp => {
+            tcp(&listener, inbound, tls, watch, from, to, deadline).await;
             drop(held);
         }
-        Protocol::Http => {
-            let xfcc = listener.inbound.forward_identity == ForwardIdentity::Xfcc;
+        Behind::App { inbound, backend } => {
+            let xfcc = inbound.forward_identity == ForwardIdentity::Xfcc;
             let told = Told::new(xfcc, ours.as_ref(), watch.peer.id(), watch.peer.hash(), from);
-            http(&listener, tls, watch, told, held, deadline).await;
+            http(&listener, backend, tls, watch, told, held, deadline).await;
+        }
+        Behind::Pages(pages) => {
+            let (mut judge, mut end) = (watch.clone(), watch.clone());
+            tokio::select! {
+                () = question(tls, Arc::clone(pages)) => {}
+                reason = judge.withdrawn() => listener.withdraw(reason, &watch.peer),
+                () = end.forced() => {}
+            }
+            drop(held);
         }
     }
 }
@@ -102,6 +112,7 @@ fn bare(reason: Reason) -> Refusal {
 
 async fn tcp(
     listener: &Listener,
+    inbound: &Inbound,
     tls: TlsStream<Metered>,
     mut watch: Watch,
     from: SocketAddr,
@@ -109,12 +120,12 @@ async fn tcp(
     deadline: Instant,
 ) {
     let _active = listener.counts.active.hold();
-    let header = match listener.inbound.forward_identity {
+    let header = match inbound.forward_identity {
         ForwardIdentity::ProxyV2 => Some(proxy_v2::header(from, to, &watch.peer.id().to_string())),
         ForwardIdentity::Xfcc | ForwardIdentity::None => None,
     };
     let dialling = async {
-        let mut app = backend::dial(&listener.inbound.app).await?;
+        let mut app = backend::dial(&inbound.app).await?;
         if let Some(header) = header {
             app.write_all(&header).await?;
         }
@@ -122,8 +133,8 @@ async fn tcp(
     };
     let app = match timeout_at(deadline, dialling).await {
         Ok(Ok(app)) => app,
-        Ok(Err(error)) => return listener.app_unreachable(error.kind()),
-        Err(_) => return listener.app_unreachable(std::io::ErrorKind::TimedOut),
+        Ok(Err(error)) => return listener.app_unreachable(inbound, error.kind()),
+        Err(_) => return listener.app_unreachable(inbound, std::io::ErrorKind::TimedOut),
     };
     let mut judge = watch.clone();
     tokio::select! {
@@ -138,7 +149,8 @@ async fn tcp(
 }
 
 async fn http(
-    listener: &Arc<Listener>,
+    listener: &Listener,
+    backend: &Arc<http::Backend>,
     tls: TlsStream<Metered>,
     watch: Watch,
     told: Told,
@@ -147,7 +159,7 @@ async fn http(
 ) {
     let h2 = tls.get_ref().1.alpn_protocol() == Some(H2);
     let caller = Arc::new(Caller {
-        backend: Arc::clone(&listener.backend),
+        backend: Arc::clone(backend),
         told,
         heads: Heads::new(),
         begun: AtomicBool::new(false),

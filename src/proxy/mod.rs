@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep};
 use crate::clock::Clock;
 use crate::config::roles::Inbound;
 use crate::observe::metrics;
+use crate::observe::plain::Page;
 use crate::tls::peer::{Reason, Refusal, VerifiedPeer};
 use crate::tls::server::Served;
 use connection::Accepted;
@@ -32,11 +33,13 @@ use deadlines::ACCEPT;
 use limits::Limits;
 use watch::{Phase, reached};
 
-/// One `[[inbound]]`.
+/// A port that peers come in by: one `[[inbound]]`, or that of `[metrics]`.
 pub struct Listener {
-    /// Its configuration.
-    pub inbound: Inbound,
-    /// Its place among them.
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What peers reach through it.
+    pub behind: Behind,
+    /// Its place among the entrances.
     pub place: usize,
     /// Epochs.
     pub served: channel::Receiver<Option<Arc<Served>>>,
@@ -48,8 +51,19 @@ pub struct Listener {
     pub limits: Arc<Limits>,
     /// Counts of this one.
     pub counts: Arc<metrics::Inbound>,
+}
+
+/// What stands behind a listener.
+pub enum Behind {
     /// The app.
-    pub backend: Arc<http::Backend>,
+    App {
+        /// Its configuration.
+        inbound: Inbound,
+        /// As HTTP clients see it.
+        backend: Arc<http::Backend>,
+    },
+    /// Fixed pages of our own.
+    Pages(Page),
 }
 
 /// Accepts until the pod drains. Dropping the socket then makes the kernel refuse newcomers.
@@ -105,7 +119,7 @@ impl Listener {
                 tracing::debug!(reason = reason.label(), %from, "peer refused");
             }
             _ => tracing::warn!(
-                reason = reason.label(), %subject, san = %names, from = %from.ip().to_canonical(), listen = %self.inbound.listen,
+                reason = reason.label(), %subject, san = %names, from = %from.ip().to_canonical(), listen = %self.listen,
                 "peer refused"
             ),
         }
@@ -116,8 +130,8 @@ impl Listener {
         tracing::warn!(reason = reason.label(), peer = %peer.id(), "connection cut: its peer may no longer connect");
     }
 
-    fn app_unreachable(&self, kind: std::io::ErrorKind) {
+    fn app_unreachable(&self, inbound: &Inbound, kind: std::io::ErrorKind) {
         self.counts.app_unreachable.add(1);
-        tracing::warn!(app = %self.inbound.app, ?kind, "the app does not take connections");
+        tracing::warn!(app = %inbound.app, ?kind, "the app does not take connections");
     }
 }

@@ -13,7 +13,7 @@ use super::boot::{Booted, ByRoad};
 use super::{Ended, boot};
 use crate::access::Deadline;
 use crate::config::grammar::Local;
-use crate::config::roles::{Exposure, Inbound};
+use crate::config::roles::{self, Exposure, Inbound, Roles};
 use crate::config::{Provenance, Role};
 use crate::finding::{Class, Finding, Who};
 use crate::identity::{self, Keeper, Terms, keep};
@@ -25,7 +25,7 @@ use crate::proxy::deadlines::EXPOSURE;
 use crate::proxy::limits::Limits;
 use crate::proxy::socket::{self, Held};
 use crate::proxy::watch::Phase;
-use crate::proxy::{self, Listener, exposure, http, probes};
+use crate::proxy::{self, Behind, Listener, exposure, http, probes};
 use crate::ramdir::RamDir;
 use crate::secrets;
 
@@ -103,13 +103,14 @@ async fn sidecar(
     let terms = Terms::of(&config.roles)?;
     let descriptors = raise_descriptors();
     let health = Health::new(&ports.clock);
-    let metrics = Arc::new(Metrics::new(config.roles.inbound.iter().map(|inbound| inbound.listen.to_string())));
+    let metrics = counted(&config.roles);
     let sockets = bind(&config.roles.inbound)?;
     let asked = listen("health.listen", config.roles.health())?;
     tokio::spawn(health::serve(asked, Arc::clone(&health), probes::of(&config.roles.inbound)));
-    if let Some(address) = config.roles.metrics {
-        serve_metrics(address, &metrics)?;
-    }
+    let reading = match &config.roles.metrics {
+        Some(port) => metrics_port(port, &metrics)?,
+        None => None,
+    };
 
     let deadline = Deadline::since(started, config.deadline);
     let directory = secrets::preflight(config, ports)?;
@@ -144,16 +145,35 @@ async fn sidecar(
     }
 
     let limits = Arc::new(Limits::new(config.roles.limits, descriptors));
+    // They may be read to the very end: a drain is worth watching.
+    let (_to_the_end, end) = watch::channel(Phase::Serving);
+    if let Some((listen, held)) = reading {
+        let listener = Listener {
+            listen,
+            behind: Behind::Pages(page(&metrics)),
+            place: config.roles.inbound.len(),
+            served: epochs.clone(),
+            phase: end,
+            clock: ports.clock.clone(),
+            limits: Arc::clone(&limits),
+            counts: metrics.port(),
+        };
+        let socket = held.listen().map_err(|error| cannot_listen("metrics.listen", listen, &error))?;
+        tokio::spawn(proxy::accept(Arc::new(listener), socket));
+    }
     for (place, (inbound, held)) in config.roles.inbound.iter().zip(sockets).enumerate() {
         let counts = metrics.inbound(place);
         let listener = Listener {
-            inbound: inbound.clone(),
+            listen: inbound.listen,
+            behind: Behind::App {
+                inbound: inbound.clone(),
+                backend: Arc::new(http::Backend::new(&inbound.app, inbound.response_timeout, Arc::clone(&counts))),
+            },
             place,
             served: epochs.clone(),
             phase: phases.clone(),
             clock: ports.clock.clone(),
             limits: Arc::clone(&limits),
-            backend: Arc::new(http::Backend::new(&inbound.app, inbound.response_timeout, Arc::clone(&counts))),
             counts,
         };
         let socket = held.listen().map_err(|error| cannot_listen("inbound.listen", inbound.listen, &error))?;
@@ -348,20 +368,35 @@ fn cannot_listen(key: &str, address: std::net::SocketAddr, error: &std::io::Erro
         .next(format!("choose another port in `{key}`, or move the other process"))
 }
 
-fn serve_metrics(address: std::net::SocketAddr, metrics: &Arc<Metrics>) -> Result<(), Finding> {
-    if !address.ip().is_loopback() {
-        return Err(Finding::new(Class::Config, format!("`metrics.listen` {address} is not a loopback address"))
-            .why("who calls this pod, and how often, is not for everybody, and this release has no mTLS for metrics")
-            .next("write `listen = \"127.0.0.1:15822\"` in `[metrics]`"));
+fn counted(roles: &Roles) -> Arc<Metrics> {
+    let metrics = Metrics::new(roles.inbound.iter().map(|inbound| inbound.listen.to_string()));
+    Arc::new(match &roles.metrics {
+        Some(port) if port.allow.is_some() => metrics.read_at(port.listen.to_string()),
+        _ => metrics,
+    })
+}
+
+/// Serves metrics in plain where there is no list of readers: configuration has it on loopback only. Else
+/// holds the address, until there is a certificate to show.
+fn metrics_port(
+    port: &roles::Metrics,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<(std::net::SocketAddr, Held)>, Finding> {
+    let address = port.listen;
+    if port.allow.is_some() {
+        let held = socket::hold(address).map_err(|error| cannot_listen("metrics.listen", address, &error))?;
+        return Ok(Some((address, held)));
     }
-    let listener = listen("metrics.listen", address)?;
+    tokio::spawn(plain::serve(listen("metrics.listen", address)?, page(metrics)));
+    Ok(None)
+}
+
+fn page(metrics: &Arc<Metrics>) -> plain::Page {
     let metrics = Arc::clone(metrics);
-    let page: plain::Page = Arc::new(move |path: &str| {
+    Arc::new(move |path: &str| {
         let text = (path == "/metrics").then(|| (200, metrics.text()));
         Box::pin(std::future::ready(text))
-    });
-    tokio::spawn(plain::serve(listener, page));
-    Ok(())
+    })
 }
 
 /// As many open files as the container may have. Returns how many.

@@ -49,7 +49,8 @@ impl Entrance {
     }
 }
 
-/// Everything that peers are served with, of one epoch: one entrance for each `[[inbound]]`, in order.
+/// Everything that peers are served with, of one epoch: one entrance for each `[[inbound]]`, in order, then
+/// that of `[metrics]` where it has a list.
 #[derive(Debug)]
 pub struct Served {
     /// The entrances.

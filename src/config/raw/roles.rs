@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::super::decode::{Decoder, Section};
 use super::super::grammar::{dns, host_port, http_path, local, socket};
 use super::super::roles::{
-    Allow, Exposure, ForwardIdentity, Identity, IdentitySource, Inbound, Limits, Outbound, PeerEvidence, Peers,
-    Protocol, Roles,
+    Allow, Exposure, ForwardIdentity, Identity, IdentitySource, Inbound, Limits, Metrics, Outbound, PeerEvidence,
+    Peers, Protocol, Roles,
 };
 use super::super::spiffe::{PeerPattern, SpiffeId};
 use crate::formats::kbs_uri::KbsUri;
@@ -45,10 +45,7 @@ pub(super) fn read(d: &mut Decoder, top: &mut Section<'_>) -> Roles {
         roles.health = section.text(d, "listen", socket);
         section.finish(d);
     }
-    if let Some(mut section) = top.table(d, "metrics") {
-        roles.metrics = section.text(d, "listen", socket);
-        section.finish(d);
-    }
+    roles.metrics = top.table(d, "metrics").and_then(|section| metrics(d, section));
     roles
 }
 
@@ -139,26 +136,15 @@ fn inbound(d: &mut Decoder, mut section: Section<'_>) -> Option<Inbound> {
         Some("tcp") => Protocol::Tcp,
         _ => Protocol::Http,
     };
-    let before = d.problems.len();
-    let inline = section.texts(d, "allow", PeerPattern::parse);
-    let resource = section.text(d, "allow_from", KbsUri::parse);
-    let told = d.problems.len() > before;
-    let key = section.full("allow");
-    let allow = match (inline, resource) {
-        (Some(patterns), None) => Some(Allow::Listed(patterns)),
-        (None, Some(resource)) => Some(Allow::Resource(resource)),
-        (Some(_), Some(_)) => {
-            d.problem(&key, "stands beside `allow_from`", "write the list in one place: here, or in the resource");
-            None
-        }
-        (None, None) => {
-            if !told {
-                d.problem(
-                    &key,
-                    "is missing: nobody could connect",
-                    "add `allow`, or `allow_from` with a resource that holds the list",
-                );
-            }
+    let allow = match allow(d, &mut section) {
+        List::Given(allow) => Some(allow),
+        List::Told => None,
+        List::Absent => {
+            d.problem(
+                &section.full("allow"),
+                "is missing: nobody could connect",
+                "add `allow`, or `allow_from` with a resource that holds the list",
+            );
             None
         }
     };
@@ -181,6 +167,51 @@ fn inbound(d: &mut Decoder, mut section: Section<'_>) -> Option<Inbound> {
     section.finish(d);
     let (listen, app, allow) = (listen?, app?, allow?);
     Some(Inbound { listen, app, protocol, allow, forward_identity, probes, exposure, response_timeout })
+}
+
+/// `allow` or `allow_from` of a table.
+enum List {
+    Given(Allow),
+    Absent,
+    /// It is wrong, and that has been told.
+    Told,
+}
+
+fn allow(d: &mut Decoder, section: &mut Section<'_>) -> List {
+    let before = d.problems.len();
+    let inline = section.texts(d, "allow", PeerPattern::parse);
+    let resource = section.text(d, "allow_from", KbsUri::parse);
+    match (inline, resource) {
+        (Some(_), Some(_)) => {
+            let key = section.full("allow");
+            d.problem(&key, "stands beside `allow_from`", "write the list in one place: here, or in the resource");
+            List::Told
+        }
+        _ if d.problems.len() > before => List::Told,
+        (Some(patterns), None) => List::Given(Allow::Listed(patterns)),
+        (None, Some(resource)) => List::Given(Allow::Resource(resource)),
+        (None, None) => List::Absent,
+    }
+}
+
+fn metrics(d: &mut Decoder, mut section: Section<'_>) -> Option<Metrics> {
+    let listen = section.text(d, "listen", socket);
+    let allow = match allow(d, &mut section) {
+        List::Given(allow) => Some(allow),
+        List::Told => None,
+        List::Absent => {
+            if listen.is_some_and(|address| !address.ip().is_loopback()) {
+                d.problem(
+                    &section.full("allow"),
+                    "is missing, and `listen` is not loopback: who calls this pod, and how often, is not for everybody",
+                    "add `allow` with those who may read, who then need a certificate, or listen on 127.0.0.1",
+                );
+            }
+            None
+        }
+    };
+    section.finish(d);
+    Some(Metrics { listen: listen?, allow })
 }
 
 fn outbound(d: &mut Decoder, mut section: Section<'_>) -> Option<Outbound> {

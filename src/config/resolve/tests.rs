@@ -482,6 +482,12 @@ fn tables_of_other_roles_are_checked_too() {
         ),
         ("[health]\nlisten = \"localhost:80\"", "countersign.toml:6: health.listen: must be a literal address"),
         ("[metrics]", "countersign.toml:5: metrics.listen: is missing"),
+        ("[metrics]\nlisten = \"[::]:15822\"", "countersign.toml:5: metrics.allow: is missing, and `listen` is not loopback"),
+        ("[metrics]\nlisten = \"10.0.0.1:15822\"\nallow = []", "countersign.toml:7: metrics.allow: "),
+        (
+            "[metrics]\nlisten = \"[::]:15822\"\nallow = [\"spiffe://a/b\"]\nallow_from = \"kbs:///a/b/c\"",
+            "countersign.toml:7: metrics.allow: stands beside `allow_from`",
+        ),
     ] {
         refused(measured(&text(tail)), refusal);
     }
