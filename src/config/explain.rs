@@ -231,6 +231,7 @@ fn inbound(table: &mut Table<'_>, key: &str, inbound: &Inbound) {
     table.row(format!("{key}.forward_identity"), forward);
     table.row(format!("{key}.probes"), list(&inbound.probes));
     table.row(format!("{key}.response_timeout"), show_duration(inbound.response_timeout));
+    table.row(format!("{key}.access_log"), inbound.access_log);
     table.row(format!("{key}.exposure"), if inbound.exposure == Exposure::Refuse { "refuse" } else { "warn" });
 }
 

@@ -204,6 +204,7 @@ pub const KEYS: &[Key] = &[
     key("inbound[].exposure", Kind::Word(&["refuse", "warn"]), SIDECAR, "What happens when the app listens on more than loopback.").default("\"refuse\""),
 
     key("inbound[].response_timeout", Kind::Duration { min: 1, max: HOUR }, SIDECAR, "How long the app may take for the head of its answer (http).").default("\"60s\""),
+    key("inbound[].access_log", Kind::Bool, SIDECAR, "A line in the log (level `info`) for each request or tcp connection. The host reads the log.").default("false"),
 
     key("outbound", Kind::Tables { max: 32 }, SIDECAR, "A local port that reaches one peer."),
     key("outbound[].listen", Kind::Text(&LOCAL), SIDECAR, "Where the app dials.").required(),

@@ -162,6 +162,8 @@ pub struct Inbound {
     pub exposure: Exposure,
     /// How long the app may take for the head of its answer.
     pub response_timeout: Duration,
+    /// Whether each request, or connection, is told in the log.
+    pub access_log: bool,
 }
 
 /// Who may connect.

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::access::{Line, Tallied};
 use super::deadlines::{FIRST, HALF_CLOSED, IDLE_H2, IDLE_TCP, KEEP_ALIVE, PING, PONG};
 use super::framing::{Followed, Heads};
 use super::headers::Told;
@@ -92,7 +93,7 @@ pub(super) async fn serve(listener: Arc<Listener>, accepted: Accepted) {
         Behind::App { inbound, backend } => {
             let xfcc = inbound.forward_identity == ForwardIdentity::Xfcc;
             let told = Told::new(xfcc, ours.as_ref(), watch.peer.id(), watch.peer.hash(), from);
-            http(&listener, backend, tls, watch, told, held, deadline).await;
+            http(&listener, backend, inbound.access_log, tls, watch, told, held, deadline).await;
         }
         Behind::Pages(pages) => {
             let (mut judge, mut end) = (watch.clone(), watch.clone());
@@ -131,18 +132,38 @@ async fn tcp(
         }
         Ok::<_, std::io::Error>(app)
     };
+    let mut line = inbound.access_log.then(|| Line::connection(listener.listen, watch.peer.id()));
     let app = match timeout_at(deadline, dialling).await {
-        Ok(Ok(app)) => app,
-        Ok(Err(error)) => return listener.app_unreachable(inbound, error.kind()),
-        Err(_) => return listener.app_unreachable(inbound, std::io::ErrorKind::TimedOut),
+        Ok(Ok(app)) => Tallied::new(app, line.as_ref().map(Line::tally)),
+        failed => {
+            if let Some(line) = &mut line {
+                line.ended("app-unreachable");
+            }
+            let kind = match failed {
+                Ok(Err(error)) => error.kind(),
+                _ => std::io::ErrorKind::TimedOut,
+            };
+            return listener.app_unreachable(inbound, kind);
+        }
     };
     let mut judge = watch.clone();
     tokio::select! {
-        ended = splice(tls, app, Silence { open: IDLE_TCP, half_closed: HALF_CLOSED }) => match ended {
-            Ok(Ended::Both) => {}
-            Ok(Ended::Silent) => tracing::debug!("closed for silence"),
-            Err(error) => tracing::debug!(kind = ?error.kind(), "ended early"),
-        },
+        ended = splice(tls, app, Silence { open: IDLE_TCP, half_closed: HALF_CLOSED }) => {
+            let how = match ended {
+                Ok(Ended::Both) => "both",
+                Ok(Ended::Silent) => {
+                    tracing::debug!("closed for silence");
+                    "silent"
+                }
+                Err(error) => {
+                    tracing::debug!(kind = ?error.kind(), "ended early");
+                    "early"
+                }
+            };
+            if let Some(line) = &mut line {
+                line.ended(how);
+            }
+        }
         reason = judge.withdrawn() => listener.withdraw(reason, &watch.peer),
         () = watch.forced() => {}
     }
@@ -151,6 +172,7 @@ async fn tcp(
 async fn http(
     listener: &Listener,
     backend: &Arc<http::Backend>,
+    access_log: bool,
     tls: TlsStream<Metered>,
     watch: Watch,
     told: Told,
@@ -162,6 +184,7 @@ async fn http(
         backend: Arc::clone(backend),
         told,
         heads: Heads::new(),
+        access: access_log.then_some(listener.listen),
         begun: AtomicBool::new(false),
         active: AtomicU64::new(0),
         last: AtomicU64::new(0),

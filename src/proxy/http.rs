@@ -4,6 +4,7 @@
 //! so the app never sees a message whose end two parsers could place differently.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
+use super::access::{Line, Tallied, Tally};
 use super::backend::Dialler;
 use super::deadlines::{APP_IDLE, BODY, HALF_CLOSED, IDLE_TCP};
 use super::framing::Heads;
@@ -74,6 +76,8 @@ pub struct Caller {
     pub backend: Arc<Backend>,
     /// What the app is told of the peer.
     pub told: Told,
+    /// Where it came in, if each request is told in the log.
+    pub access: Option<SocketAddr>,
     /// Which of its requests may be served (HTTP/1.1).
     pub heads: Arc<Heads>,
     /// Set when the first request's head has come.
@@ -125,14 +129,28 @@ impl Why {
 /// Answers one request.
 pub async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
     caller.begun.store(true, Ordering::Relaxed);
-    let active = Active::new(&caller);
+    let mut active = Some(Active::new(&caller, &request));
     let begun = Instant::now();
-    let response = relay(&caller, request, active).await.unwrap_or_else(refused);
+    let response = match relay(&caller, request, &mut active).await {
+        Ok(response) => response,
+        Err(why) => {
+            let response = refused(why);
+            if let Some(active) = &mut active {
+                active.answered(response.status());
+            }
+            response
+        }
+    };
     caller.backend.counts.answered(response.status().as_u16(), begun.elapsed());
     Ok(response)
 }
 
-async fn relay(caller: &Arc<Caller>, mut request: Request<Incoming>, active: Active) -> Result<Response<Answer>, Why> {
+/// Takes `active` where the answer goes on after the head.
+async fn relay(
+    caller: &Arc<Caller>,
+    mut request: Request<Incoming>,
+    active: &mut Option<Active>,
+) -> Result<Response<Answer>, Why> {
     // In the order of the connection: hyper serves one request of HTTP/1.1 after the other.
     if request.version() != Version::HTTP_2 && !caller.heads.may_serve_next() {
         return Err(Why::BadRequest);
@@ -163,17 +181,20 @@ async fn relay(caller: &Arc<Caller>, mut request: Request<Incoming>, active: Act
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
-    let progress = Progress::new();
+    let progress = Progress::new(active.as_ref().and_then(Active::tally));
     let body = Relayed::new(body, true, None, Some(progress.clone()));
     let request = Request::from_parts(parts, body);
     let backend = &caller.backend;
     let client = if grpc { &backend.h2c } else { &backend.http1 };
     let mut response = in_time(client.request(request), &progress, backend.response).await?;
+    if let Some(active) = active {
+        active.answered(response.status());
+    }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(upgrade) = upgrade else { return Err(Why::Broken) };
         let app = hyper::upgrade::on(&mut response);
         caller.heads.leave();
-        tokio::spawn(tunnel(Arc::clone(caller), upgrade, app, active));
+        tokio::spawn(tunnel(Arc::clone(caller), upgrade, app, active.take()));
         let (mut parts, _) = response.into_parts();
         strip_response(&mut parts.headers);
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -183,7 +204,7 @@ async fn relay(caller: &Arc<Caller>, mut request: Request<Incoming>, active: Act
     let (mut parts, body) = response.into_parts();
     strip_response(&mut parts.headers);
     parts.extensions.clear();
-    Ok(Response::from_parts(parts, Either::Left(Relayed::new(body, false, Some(active), None))))
+    Ok(Response::from_parts(parts, Either::Left(Relayed::new(body, false, active.take(), None))))
 }
 
 /// Whether a request may go on, and whether it asks for a WebSocket.
@@ -268,13 +289,19 @@ fn refused(why: Why) -> Response<Answer> {
 }
 
 /// A WebSocket: bytes both ways, until either side ends, the peer is turned away, or the pod does.
-async fn tunnel(caller: Arc<Caller>, peer: hyper::upgrade::OnUpgrade, app: hyper::upgrade::OnUpgrade, active: Active) {
+async fn tunnel(
+    caller: Arc<Caller>,
+    peer: hyper::upgrade::OnUpgrade,
+    app: hyper::upgrade::OnUpgrade,
+    active: Option<Active>,
+) {
+    let tally = active.as_ref().and_then(Active::tally);
     let (mut watch, mut end) = (caller.watch.clone(), caller.watch.clone());
     let work = async {
         let (peer, app) = tokio::try_join!(peer, app)?;
         let silence = Silence { open: IDLE_TCP, half_closed: HALF_CLOSED };
         // An end in mid-transfer is told by both sides seeing theirs.
-        let _ = splice(TokioIo::new(peer), TokioIo::new(app), silence).await;
+        let _ = splice(TokioIo::new(peer), Tallied::new(TokioIo::new(app), tally), silence).await;
         Ok::<_, hyper::Error>(())
     };
     tokio::select! {
@@ -288,13 +315,25 @@ async fn tunnel(caller: Arc<Caller>, peer: hyper::upgrade::OnUpgrade, app: hyper
 /// A request under way.
 pub struct Active {
     caller: Arc<Caller>,
+    line: Option<Line>,
     _held: Held,
 }
 
 impl Active {
-    fn new(caller: &Arc<Caller>) -> Self {
+    fn new(caller: &Arc<Caller>, request: &Request<Incoming>) -> Self {
         caller.active.fetch_add(1, Ordering::Relaxed);
-        Self { caller: Arc::clone(caller), _held: caller.backend.counts.active.hold() }
+        let line = caller.access.map(|listen| Line::request(listen, caller.watch.peer.id(), request));
+        Self { caller: Arc::clone(caller), line, _held: caller.backend.counts.active.hold() }
+    }
+
+    fn answered(&mut self, status: StatusCode) {
+        if let Some(line) = &mut self.line {
+            line.answered(status.as_u16());
+        }
+    }
+
+    fn tally(&self) -> Option<Arc<Tally>> {
+        self.line.as_ref().map(Line::tally)
     }
 }
 
@@ -311,14 +350,18 @@ impl Drop for Active {
 struct Progress {
     since: Instant,
     last: Arc<AtomicU64>,
+    tally: Option<Arc<Tally>>,
 }
 
 impl Progress {
-    fn new() -> Self {
-        Self { since: Instant::now(), last: Arc::default() }
+    fn new(tally: Option<Arc<Tally>>) -> Self {
+        Self { since: Instant::now(), last: Arc::default(), tally }
     }
 
-    fn moved(&self) {
+    fn moved(&self, count: usize) {
+        if let Some(tally) = &self.tally {
+            tally.received(count);
+        }
         self.last.store(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
@@ -334,12 +377,12 @@ pub struct Relayed<B> {
     /// Armed only while there is nothing to pass on.
     silence: Option<Pin<Box<Sleep>>>,
     progress: Option<Progress>,
-    _active: Option<Active>,
+    active: Option<Active>,
 }
 
 impl<B> Relayed<B> {
     fn new(body: B, to_app: bool, active: Option<Active>, progress: Option<Progress>) -> Self {
-        Self { body, to_app, silence: None, progress, _active: active }
+        Self { body, to_app, silence: None, progress, active }
     }
 }
 
@@ -355,8 +398,12 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Relayed<B> {
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 this.silence = None;
+                let count = frame.data_ref().map_or(0, Bytes::len);
                 if let Some(progress) = &this.progress {
-                    progress.moved();
+                    progress.moved(count);
+                }
+                if let Some(line) = this.active.as_ref().and_then(|active| active.line.as_ref()) {
+                    line.sent(count);
                 }
                 if let (true, Some(trailers)) = (this.to_app, frame.trailers_mut()) {
                     strip_forged(trailers);

@@ -1,6 +1,7 @@
 //! The data plane: accept → limits → handshake → the app. No byte of a caller's reaches the app before
 //! the caller is authenticated and on the allow-list of its listener.
 
+pub mod access;
 pub mod backend;
 mod connection;
 pub mod deadlines;

@@ -1,5 +1,6 @@
 //! A pod with a sidecar: guest, app, peers, and the real binary between them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use countersign_testbed::eventually;
@@ -16,11 +17,23 @@ pub(crate) const HEALTH: &str = "127.0.0.1:15821";
 pub(crate) const METRICS: &str = "127.0.0.1:15822";
 pub(crate) const CONFIG: &str = "default/countersign/payments.api";
 
+/// Stops whoever looks at the flag when it is dropped: also when a test fails, so that no thread is waited for in
+/// vain.
+pub(crate) struct Stops<'s>(pub(crate) &'s AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What the configuration says beyond the usual.
 pub(crate) struct Said {
     pub(crate) identity: &'static str,
     pub(crate) inbound: &'static str,
     pub(crate) top: &'static str,
+    /// Of `[metrics]`.
+    pub(crate) metrics: &'static str,
     pub(crate) more: &'static str,
 }
 
@@ -30,6 +43,7 @@ impl Default for Said {
             identity: "source = \"self\"",
             inbound: "allow = [\"spiffe://example.org/ns/web/sa/*\"]",
             top: "",
+            metrics: "listen = \"127.0.0.1:15822\"",
             more: "",
         }
     }
@@ -37,7 +51,7 @@ impl Default for Said {
 
 impl Said {
     pub(crate) fn toml(&self) -> String {
-        let Self { identity, inbound, top, more } = self;
+        let Self { identity, inbound, top, metrics, more } = self;
         let listen = if inbound.contains("listen =") { "" } else { "listen = \"[::]:8443\"\n" };
         let app = if inbound.contains("app =") { "" } else { "app = \"127.0.0.1:8080\"\n" };
         format!(
@@ -45,7 +59,7 @@ impl Said {
              [kbs]\nvia = [\"cdh\"]\n\
              [identity]\n{identity}\nspiffe = \"{OURS}\"\n\
              [peers]\ntrust = \"roots\"\nroots = \"kbs:///payments/mesh/roots\"\nrefresh = \"5s\"\n\
-             [[inbound]]\n{listen}{app}{inbound}\n[metrics]\nlisten = \"{METRICS}\"\n{more}"
+             [[inbound]]\n{listen}{app}{inbound}\n[metrics]\n{metrics}\n{more}"
         )
     }
 }
@@ -85,7 +99,7 @@ impl Rig {
             .env("COUNTERSIGN_ROLE", "sidecar")
             .env("COUNTERSIGN_NAMESPACE", "payments")
             .env("COUNTERSIGN_WORKLOAD", "api")
-            .time_limit(Duration::from_secs(120))
+            .time_limit(Duration::from_secs(600))
             .start()
     }
 
@@ -110,6 +124,17 @@ impl Rig {
 
     pub(crate) fn gauge(&self, name: &str) -> f64 {
         self.metric(&format!("countersign_{name}{{inbound=\"[::]:8443\"}}")).unwrap_or(-1.0)
+    }
+
+    /// A pod whose app listens on a unix socket, at the returned path.
+    pub(crate) fn unix(more: &str) -> (Self, std::path::PathBuf) {
+        let world = World::new().unwrap();
+        let path = world.directory().join("app.sock");
+        let ca = Ca::new("mesh");
+        let inbound = "app = \"unix:PATH\"\nallow = [\"spiffe://example.org/ns/web/sa/*\"]\nprobes = [\"/healthz\"]";
+        let text = Said { inbound, ..Said::default() }.toml().replace("PATH", &path.display().to_string());
+        let guest = GuestApi::healthy().secret(CONFIG, format!("{text}{more}")).secret("payments/mesh/roots", ca.pem());
+        (Self { world: world.guest(guest), friend: ca.member(FRIEND), ca }, path)
     }
 
     /// After whatever happened, nothing is held.

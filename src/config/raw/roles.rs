@@ -164,9 +164,10 @@ fn inbound(d: &mut Decoder, mut section: Section<'_>) -> Option<Inbound> {
         _ => Exposure::Refuse,
     };
     let response_timeout = section.duration(d, "response_timeout").unwrap_or(DEFAULT_RESPONSE);
+    let access_log = section.flag(d, "access_log").unwrap_or_default();
     section.finish(d);
     let (listen, app, allow) = (listen?, app?, allow?);
-    Some(Inbound { listen, app, protocol, allow, forward_identity, probes, exposure, response_timeout })
+    Some(Inbound { listen, app, protocol, allow, forward_identity, probes, exposure, response_timeout, access_log })
 }
 
 /// `allow` or `allow_from` of a table.

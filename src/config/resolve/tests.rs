@@ -72,8 +72,15 @@ fn every_key_of_the_table_is_accepted_and_every_key_read_is_in_the_table() {
         }
         out
     };
-    let present: std::collections::BTreeSet<String> =
+    let mut present: std::collections::BTreeSet<String> =
         decoder.marks.keys().map(|key| index(key)).filter(|key| !key.ends_with("[]")).collect();
+    // Of two keys that exclude each other in the one table there is, the second stands in a comment.
+    let (allow, allow_from) = ("\nallow  = [\"spiffe://example.org/ns/monitoring", "\n# allow_from = \"");
+    assert!(EVERYTHING.contains(allow) && EVERYTHING.contains(allow_from));
+    let other = EVERYTHING.replace(allow, "\n# allow  = [\"spiffe://").replace(allow_from, "\nallow_from = \"");
+    let (decoder, _) = raw::read(&other, Origin::file("everything.toml"));
+    assert_eq!(decoder.problems, []);
+    present.extend(decoder.marks.keys().filter(|key| *key == "metrics.allow_from").cloned());
     assert_eq!(present, table, "examples/everything.toml has every key");
 }
 
@@ -482,7 +489,10 @@ fn tables_of_other_roles_are_checked_too() {
         ),
         ("[health]\nlisten = \"localhost:80\"", "countersign.toml:6: health.listen: must be a literal address"),
         ("[metrics]", "countersign.toml:5: metrics.listen: is missing"),
-        ("[metrics]\nlisten = \"[::]:15822\"", "countersign.toml:5: metrics.allow: is missing, and `listen` is not loopback"),
+        (
+            "[metrics]\nlisten = \"[::]:15822\"",
+            "countersign.toml:5: metrics.allow: is missing, and `listen` is not loopback",
+        ),
         ("[metrics]\nlisten = \"10.0.0.1:15822\"\nallow = []", "countersign.toml:7: metrics.allow: "),
         (
             "[metrics]\nlisten = \"[::]:15822\"\nallow = [\"spiffe://a/b\"]\nallow_from = \"kbs:///a/b/c\"",

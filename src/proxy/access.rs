@@ -1,0 +1,212 @@
+//! The access log: who asked for what, one line for each request (http) and for each connection (tcp). Only
+//! where `inbound.access_log` says so: the host reads it.
+//!
+//! No query and no header, which hold secrets; every text escaped and cut.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use hyper::Request;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::config::spiffe::PeerId;
+use crate::finding::printable;
+
+/// Most characters of a path. An identity has up to 2048, and was parsed.
+const MAX_PATH: usize = 512;
+
+/// Most characters of a method: the longest that is registered has 17.
+const MAX_METHOD: usize = 32;
+
+/// Bytes of bodies, or of a connection: the app's, without heads and without TLS.
+#[derive(Debug, Default)]
+pub struct Tally {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Tally {
+    /// From the peer.
+    pub fn received(&self, count: usize) {
+        self.received.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// To the peer.
+    pub fn sent(&self, count: usize) {
+        self.sent.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// A line that is written when it is dropped: then whatever it tells of is over.
+pub struct Line {
+    listen: SocketAddr,
+    peer: String,
+    what: What,
+    tally: Arc<Tally>,
+    begun: Instant,
+}
+
+enum What {
+    /// `status` is 0 while there is no answer.
+    Request {
+        method: String,
+        path: String,
+        status: u16,
+    },
+    Connection {
+        ended: &'static str,
+    },
+}
+
+impl Line {
+    /// Of a request.
+    pub fn request<B>(listen: SocketAddr, peer: &PeerId, request: &Request<B>) -> Self {
+        let method = printable(request.method().as_str(), MAX_METHOD);
+        let path = printable(request.uri().path(), MAX_PATH);
+        Self::new(listen, peer, What::Request { method, path, status: 0 })
+    }
+
+    /// Of a connection.
+    pub fn connection(listen: SocketAddr, peer: &PeerId) -> Self {
+        Self::new(listen, peer, What::Connection { ended: "cut" })
+    }
+
+    fn new(listen: SocketAddr, peer: &PeerId, what: What) -> Self {
+        Self { listen, peer: peer.to_string(), what, tally: Arc::default(), begun: Instant::now() }
+    }
+
+    /// Where bytes are counted.
+    pub fn tally(&self) -> Arc<Tally> {
+        Arc::clone(&self.tally)
+    }
+
+    /// Bytes to the peer.
+    pub fn sent(&self, count: usize) {
+        self.tally.sent(count);
+    }
+
+    /// The request is answered.
+    pub fn answered(&mut self, with: u16) {
+        if let What::Request { status, .. } = &mut self.what {
+            *status = with;
+        }
+    }
+
+    /// The connection has ended, and how. Where nobody says: it was cut.
+    pub fn ended(&mut self, how: &'static str) {
+        if let What::Connection { ended } = &mut self.what {
+            *ended = how;
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let Self { listen, peer, what, tally, begun } = self;
+        let (received, sent) = (tally.received.load(Ordering::Relaxed), tally.sent.load(Ordering::Relaxed));
+        let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match what {
+            What::Request { method, path, status } => {
+                let status = if *status == 0 { "-".to_owned() } else { status.to_string() };
+                tracing::info!(%listen, %peer, %method, %path, %status, received, sent, ms, "access");
+            }
+            What::Connection { ended } => {
+                tracing::info!(%listen, %peer, %ended, received, sent, ms, "access");
+            }
+        }
+    }
+}
+
+/// The app's side of a connection, counted where somebody asks for it.
+pub struct Tallied<S> {
+    stream: S,
+    tally: Option<Arc<Tally>>,
+}
+
+impl<S> Tallied<S> {
+    /// `None` counts nothing.
+    pub fn new(stream: S, tally: Option<Arc<Tally>>) -> Self {
+        Self { stream, tally }
+    }
+
+    fn taken(&self, result: &Poll<io::Result<usize>>) {
+        if let (Some(tally), Poll::Ready(Ok(count))) = (&self.tally, result) {
+            tally.received(*count);
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Tallied<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Some(tally) = &self.tally {
+            tally.sent(buf.filled().len().saturating_sub(before));
+        }
+        result
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Tallied<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.taken(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.taken(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[test]
+    fn a_line_has_no_query_and_nothing_that_breaks_it() {
+        let peer = PeerId::Dns("web.example".to_owned());
+        let uri = format!("http://user:secret@host/pay/{}?token=secret", "a".repeat(600));
+        let request = Request::builder().method("GET").uri(uri).body(()).unwrap();
+        let line = Line::request("[::]:8443".parse().unwrap(), &peer, &request);
+        let What::Request { path, .. } = &line.what else { panic!("a request") };
+        assert!(path.starts_with("/pay/a") && path.ends_with('…') && !path.contains("secret"), "{path}");
+        assert_eq!(path.chars().count(), MAX_PATH + 1);
+    }
+
+    #[tokio::test]
+    async fn what_the_app_takes_was_received_and_what_it_gives_is_sent() {
+        let (near, mut far) = tokio::io::duplex(100);
+        let tally = Arc::<Tally>::default();
+        let mut app = Tallied::new(near, Some(Arc::clone(&tally)));
+        app.write_all(b"four").await.unwrap();
+        far.write_all(b"answer").await.unwrap();
+        let mut some = [0; 6];
+        app.read_exact(&mut some).await.unwrap();
+        assert_eq!((tally.received.load(Ordering::Relaxed), tally.sent.load(Ordering::Relaxed)), (4, 6));
+    }
+}
