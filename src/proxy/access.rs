@@ -3,17 +3,14 @@
 //!
 //! No query and no header, which hold secrets; every text escaped and cut.
 
-use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 
 use hyper::Request;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::overheard::Ear;
 use crate::config::spiffe::PeerId;
 use crate::finding::printable;
 
@@ -122,68 +119,24 @@ impl Drop for Line {
     }
 }
 
-/// The app's side of a connection, counted where somebody asks for it.
-pub struct Tallied<S> {
-    stream: S,
-    tally: Option<Arc<Tally>>,
-}
-
-impl<S> Tallied<S> {
-    /// `None` counts nothing.
-    pub fn new(stream: S, tally: Option<Arc<Tally>>) -> Self {
-        Self { stream, tally }
-    }
-
-    fn taken(&self, result: &Poll<io::Result<usize>>) {
-        if let (Some(tally), Poll::Ready(Ok(count))) = (&self.tally, result) {
-            tally.received(*count);
+/// Hears the app's side of a connection, where somebody asks for a line.
+impl Ear for Option<Arc<Tally>> {
+    fn read(&mut self, bytes: &[u8]) {
+        if let Some(tally) = self {
+            tally.sent(bytes.len());
         }
     }
-}
 
-impl<S: AsyncRead + Unpin> AsyncRead for Tallied<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if let Some(tally) = &self.tally {
-            tally.sent(buf.filled().len().saturating_sub(before));
+    fn wrote(&mut self, count: usize) {
+        if let Some(tally) = self {
+            tally.received(count);
         }
-        result
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Tallied<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.taken(&result);
-        result
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.taken(&result);
-        result
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::overheard::Overheard;
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -202,7 +155,7 @@ mod tests {
     async fn what_the_app_takes_was_received_and_what_it_gives_is_sent() {
         let (near, mut far) = tokio::io::duplex(100);
         let tally = Arc::<Tally>::default();
-        let mut app = Tallied::new(near, Some(Arc::clone(&tally)));
+        let mut app = Overheard::new(near, Some(Arc::clone(&tally)));
         app.write_all(b"four").await.unwrap();
         far.write_all(b"answer").await.unwrap();
         let mut some = [0; 6];

@@ -13,12 +13,13 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::access::{Line, Tallied};
+use super::access::Line;
 use super::deadlines::{FIRST, HALF_CLOSED, IDLE_H2, IDLE_TCP, KEEP_ALIVE, PING, PONG};
-use super::framing::{Followed, Heads};
+use super::framing::{Follower, Heads};
 use super::headers::Told;
 use super::http::{self, Caller, Place};
 use super::limits::Stranger;
+use super::overheard::Overheard;
 use super::socket::{self, Metered};
 use super::splice::{Ended, Silence, splice};
 use super::watch::Watch;
@@ -93,7 +94,7 @@ pub(super) async fn serve(listener: Arc<Listener>, accepted: Accepted) {
         Behind::App { inbound, backend } => {
             let xfcc = inbound.forward_identity == ForwardIdentity::Xfcc;
             let told = Told::new(xfcc, ours.as_ref(), watch.peer.id(), watch.peer.hash(), from);
-            http(&listener, backend, inbound.access_log, tls, watch, told, held, deadline).await;
+            http(&listener, backend, tls, watch, told, held, deadline).await;
         }
         Behind::Pages(pages) => {
             let (mut judge, mut end) = (watch.clone(), watch.clone());
@@ -134,7 +135,7 @@ async fn tcp(
     };
     let mut line = inbound.access_log.then(|| Line::connection(listener.listen, watch.peer.id()));
     let app = match timeout_at(deadline, dialling).await {
-        Ok(Ok(app)) => Tallied::new(app, line.as_ref().map(Line::tally)),
+        Ok(Ok(app)) => Overheard::new(app, line.as_ref().map(Line::tally)),
         failed => {
             if let Some(line) = &mut line {
                 line.ended("app-unreachable");
@@ -172,7 +173,6 @@ async fn tcp(
 async fn http(
     listener: &Listener,
     backend: &Arc<http::Backend>,
-    access_log: bool,
     tls: TlsStream<Metered>,
     watch: Watch,
     told: Told,
@@ -184,7 +184,6 @@ async fn http(
         backend: Arc::clone(backend),
         told,
         heads: Heads::new(),
-        access: access_log.then_some(listener.listen),
         begun: AtomicBool::new(false),
         active: AtomicU64::new(0),
         last: AtomicU64::new(0),
@@ -210,7 +209,7 @@ async fn http(
             .serve_connection(io, service);
         drive(listener, connection, &caller, watch, deadline, Some(IDLE_H2)).await;
     } else {
-        let io = TokioIo::new(Followed::new(tls, Arc::clone(&caller.heads)));
+        let io = TokioIo::new(Overheard::new(tls, Follower::new(&caller.heads)));
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(KEEP_ALIVE)
@@ -227,7 +226,8 @@ trait Drivable: Future<Output = Result<(), hyper::Error>> {
     fn finish(self: std::pin::Pin<&mut Self>);
 }
 
-impl<S> Drivable for hyper::server::conn::http1::UpgradeableConnection<TokioIo<Followed<TlsStream<Metered>>>, S>
+impl<S> Drivable
+    for hyper::server::conn::http1::UpgradeableConnection<TokioIo<Overheard<TlsStream<Metered>, Follower>>, S>
 where
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = http::Answer>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

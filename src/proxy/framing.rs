@@ -8,13 +8,10 @@
 //! is hyper's reading, and hyper's alone. This one can only refuse more. Where it loses its way it refuses
 //! every request that follows.
 
-use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use super::overheard::Ear;
 
 /// Bytes of a line that are kept from its start, and as many from its end. The start names the field, the end
 /// of a request line the version. A length or an encoding that needs more than both is refused.
@@ -69,10 +66,8 @@ enum Chunked {
 /// What a head has said so far of where its body ends.
 #[derive(Clone, Copy, Debug, Default)]
 struct Head {
-    /// The request line has come.
-    begun: bool,
-    /// It said HTTP/1.0, which has no chunks.
-    old: bool,
+    /// Whether the request line said HTTP/1.0, which has no chunks. `None`: it has not come yet.
+    old: Option<bool>,
     length: Option<u64>,
     chunked: bool,
     bad: bool,
@@ -140,15 +135,12 @@ impl Framing {
     fn line(&mut self, line: &[u8], long: bool) {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        match (self.head.begun, line.is_empty()) {
+        match (self.head.old, line.is_empty()) {
             // Before a request line empty ones are passed over.
-            (false, true) => {}
-            (false, false) => {
-                self.head.begun = true;
-                self.head.old = line.ends_with(b"HTTP/1.0");
-            }
-            (true, false) => self.head.field(line, long),
-            (true, true) => self.ended(),
+            (None, true) => {}
+            (None, false) => self.head.old = Some(line.ends_with(b"HTTP/1.0")),
+            (Some(_), false) => self.head.field(line, long),
+            (Some(_), true) => self.ended(),
         }
     }
 
@@ -156,7 +148,7 @@ impl Framing {
     fn ended(&mut self) {
         self.heads = self.heads.saturating_add(1);
         let head = std::mem::take(&mut self.head);
-        if head.bad || (head.chunked && (head.old || head.length.is_some())) {
+        if head.bad || (head.chunked && (head.old == Some(true) || head.length.is_some())) {
             return self.end(self.heads);
         }
         self.state = match head.length {
@@ -215,16 +207,14 @@ fn step(at: Chunked, byte: u8) -> Option<State> {
         (Chunked::Size(size) | Chunked::Extension(size), b'\r') => Chunked::SizeLf(size),
         (Chunked::Size(size), b' ' | b'\t' | b';') => Chunked::Extension(size),
         (Chunked::Size(size), _) => Chunked::Size(hex(size, byte)?),
-        (Chunked::Extension(_), b'\n') => return None,
-        (Chunked::Extension(size), _) => Chunked::Extension(size),
-        (Chunked::SizeLf(0), b'\n') => Chunked::Trailers,
+        (Chunked::Extension(size), _) => (byte != b'\n').then_some(Chunked::Extension(size))?,
+        (Chunked::SizeLf(0) | Chunked::TrailerLf, b'\n') => Chunked::Trailers,
         (Chunked::SizeLf(size), b'\n') => Chunked::Data(size),
         (Chunked::DataCr, b'\r') => Chunked::DataLf,
         (Chunked::DataLf, b'\n') => Chunked::Start,
         (Chunked::Trailers, b'\r') => Chunked::EndLf,
         (Chunked::Trailer, b'\r') => Chunked::TrailerLf,
         (Chunked::Trailers | Chunked::Trailer, _) => Chunked::Trailer,
-        (Chunked::TrailerLf, b'\n') => Chunked::Trailers,
         (Chunked::EndLf, b'\n') => return Some(State::Head),
         _ => return None,
     };
@@ -265,59 +255,29 @@ impl Heads {
     }
 }
 
-/// A connection whose bytes are followed on their way to hyper. Every byte has been followed before hyper
-/// sees it, so what is known of a head is known before its request is served.
-pub struct Followed<S> {
-    stream: S,
+/// Follows the bytes of a connection on their way to hyper. Each was followed before hyper sees it, so what is
+/// known of a head is known before its request is served.
+pub struct Follower {
     framing: Framing,
     heads: Arc<Heads>,
 }
 
-impl<S> Followed<S> {
+impl Follower {
     /// Tells `heads` what it sees.
-    pub fn new(stream: S, heads: Arc<Heads>) -> Self {
-        Self { stream, framing: Framing::default(), heads }
+    pub fn new(heads: &Arc<Heads>) -> Self {
+        Self { framing: Framing::default(), heads: Arc::clone(heads) }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Followed<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let this = self.get_mut();
-        if !this.heads.left.load(Ordering::Relaxed) {
-            this.framing.follow(buf.filled().get(before..).unwrap_or_default());
-            if let Some(bad) = this.framing.first_bad() {
-                this.heads.bad.store(bad, Ordering::Relaxed);
-            }
+impl Ear for Follower {
+    fn read(&mut self, bytes: &[u8]) {
+        if self.heads.left.load(Ordering::Relaxed) {
+            return;
         }
-        result
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Followed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.framing.follow(bytes);
+        if let Some(bad) = self.framing.first_bad() {
+            self.heads.bad.store(bad, Ordering::Relaxed);
+        }
     }
 }
 

@@ -22,14 +22,15 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
-use super::access::{Line, Tallied, Tally};
+use super::access::{Line, Tally};
 use super::backend::Dialler;
 use super::deadlines::{APP_IDLE, BODY, HALF_CLOSED, IDLE_TCP};
 use super::framing::Heads;
 use super::headers::{Told, strip_forged, strip_request, strip_response};
+use super::overheard::Overheard;
 use super::splice::{Silence, splice};
 use super::watch::Watch;
-use crate::config::grammar::Local;
+use crate::config::roles;
 use crate::observe::metrics::{Held, Inbound};
 
 /// Idle connections to the app that are kept for the next request.
@@ -45,12 +46,14 @@ pub struct Backend {
     http1: Client<Dialler, Sent>,
     h2c: Client<Dialler, Sent>,
     response: Duration,
+    /// Where its callers come in, if each request is told in the log.
+    access: Option<SocketAddr>,
     counts: Arc<Inbound>,
 }
 
 impl Backend {
-    /// For the app at `app`, which may take `response` for the head of an answer.
-    pub fn new(app: &Local, response: Duration, counts: Arc<Inbound>) -> Self {
+    /// For the app of `inbound`.
+    pub fn new(inbound: &roles::Inbound, counts: Arc<Inbound>) -> Self {
         let builder = || {
             let mut builder = Client::builder(TokioExecutor::new());
             builder
@@ -64,9 +67,10 @@ impl Backend {
                 .set_host(false);
             builder
         };
-        let http1 = builder().build(Dialler(app.clone()));
-        let h2c = builder().http2_only(true).build(Dialler(app.clone()));
-        Self { http1, h2c, response, counts }
+        let http1 = builder().build(Dialler(inbound.app.clone()));
+        let h2c = builder().http2_only(true).build(Dialler(inbound.app.clone()));
+        let access = inbound.access_log.then_some(inbound.listen);
+        Self { http1, h2c, response: inbound.response_timeout, access, counts }
     }
 }
 
@@ -76,8 +80,6 @@ pub struct Caller {
     pub backend: Arc<Backend>,
     /// What the app is told of the peer.
     pub told: Told,
-    /// Where it came in, if each request is told in the log.
-    pub access: Option<SocketAddr>,
     /// Which of its requests may be served (HTTP/1.1).
     pub heads: Arc<Heads>,
     /// Set when the first request's head has come.
@@ -301,7 +303,7 @@ async fn tunnel(
         let (peer, app) = tokio::try_join!(peer, app)?;
         let silence = Silence { open: IDLE_TCP, half_closed: HALF_CLOSED };
         // An end in mid-transfer is told by both sides seeing theirs.
-        let _ = splice(TokioIo::new(peer), Tallied::new(TokioIo::new(app), tally), silence).await;
+        let _ = splice(TokioIo::new(peer), Overheard::new(TokioIo::new(app), tally), silence).await;
         Ok::<_, hyper::Error>(())
     };
     tokio::select! {
@@ -322,7 +324,7 @@ pub struct Active {
 impl Active {
     fn new(caller: &Arc<Caller>, request: &Request<Incoming>) -> Self {
         caller.active.fetch_add(1, Ordering::Relaxed);
-        let line = caller.access.map(|listen| Line::request(listen, caller.watch.peer.id(), request));
+        let line = caller.backend.access.map(|listen| Line::request(listen, caller.watch.peer.id(), request));
         Self { caller: Arc::clone(caller), line, _held: caller.backend.counts.active.hold() }
     }
 
@@ -428,5 +430,35 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Relayed<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt as _;
+
+    /// A body of which half has come.
+    struct Half(Option<Bytes>);
+
+    impl Body for Half {
+        type Data = Bytes;
+        type Error = hyper::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+            self.0.take().map_or(Poll::Pending, |half| Poll::Ready(Some(Ok(Frame::data(half)))))
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_body_that_falls_silent_is_ended_in_time() {
+        let mut body = Relayed::new(Half(Some(Bytes::from_static(b"half"))), true, None, None);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+        let begun = Instant::now();
+        assert!(body.frame().await.unwrap().is_err());
+        assert_eq!(begun.elapsed(), BODY);
     }
 }

@@ -10,6 +10,7 @@ pub mod framing;
 pub mod headers;
 pub mod http;
 pub mod limits;
+pub mod overheard;
 pub mod probes;
 pub mod proxy_v2;
 pub mod socket;

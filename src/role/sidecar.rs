@@ -12,13 +12,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use super::boot::{Booted, ByRoad};
 use super::{Ended, boot};
 use crate::access::Deadline;
+use crate::clock::Clock;
 use crate::config::grammar::Local;
 use crate::config::roles::{self, Exposure, Inbound, Roles};
 use crate::config::{Provenance, Role};
 use crate::finding::{Class, Finding, Who};
 use crate::identity::{self, Keeper, Terms, keep};
 use crate::observe::health::{self, Health};
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{self, Metrics};
 use crate::observe::plain;
 use crate::ports::Ports;
 use crate::proxy::deadlines::EXPOSURE;
@@ -28,6 +29,7 @@ use crate::proxy::watch::Phase;
 use crate::proxy::{self, Behind, Listener, exposure, http, probes};
 use crate::ramdir::RamDir;
 use crate::secrets;
+use crate::tls::server::Served;
 
 /// How often the secrets' directory is proven again.
 const RECHECK: Duration = Duration::from_secs(10);
@@ -144,40 +146,19 @@ async fn sidecar(
         _ = signals.end.recv() => return Ok("ended before it served".to_owned()),
     }
 
-    let limits = Arc::new(Limits::new(config.roles.limits, descriptors));
+    let opening = Opening {
+        epochs,
+        clock: ports.clock.clone(),
+        limits: Arc::new(Limits::new(config.roles.limits, descriptors)),
+        metrics: Arc::clone(&metrics),
+    };
     // They may be read to the very end: a drain is worth watching.
     let (_to_the_end, end) = watch::channel(Phase::Serving);
     if let Some((listen, held)) = reading {
-        let listener = Listener {
-            listen,
-            behind: Behind::Pages(page(&metrics)),
-            place: config.roles.inbound.len(),
-            served: epochs.clone(),
-            phase: end,
-            clock: ports.clock.clone(),
-            limits: Arc::clone(&limits),
-            counts: metrics.port(),
-        };
-        let socket = held.listen().map_err(|error| cannot_listen("metrics.listen", listen, &error))?;
-        tokio::spawn(proxy::accept(Arc::new(listener), socket));
+        opening.readers(listen, held, config.roles.inbound.len(), end)?;
     }
     for (place, (inbound, held)) in config.roles.inbound.iter().zip(sockets).enumerate() {
-        let counts = metrics.inbound(place);
-        let listener = Listener {
-            listen: inbound.listen,
-            behind: Behind::App {
-                inbound: inbound.clone(),
-                backend: Arc::new(http::Backend::new(&inbound.app, inbound.response_timeout, Arc::clone(&counts))),
-            },
-            place,
-            served: epochs.clone(),
-            phase: phases.clone(),
-            clock: ports.clock.clone(),
-            limits: Arc::clone(&limits),
-            counts,
-        };
-        let socket = held.listen().map_err(|error| cannot_listen("inbound.listen", inbound.listen, &error))?;
-        tokio::spawn(proxy::accept(Arc::new(listener), socket));
+        opening.callers(inbound, held, place, phases.clone())?;
     }
     tokio::spawn(guard(ports.clone(), config.roles.inbound.clone(), Arc::clone(&health)));
     if let Some(directory) = directory {
@@ -209,6 +190,59 @@ async fn sidecar(
         (Some(finding), _) => Err(finding),
         (None, 0) => Ok(format!("drained: {left} still connected at the signal, none was cut")),
         (None, cut) => Err(Finding::new(Class::DrainForced, format!("{cut} connections were cut, {left} were open"))),
+    }
+}
+
+/// What every listener is opened with.
+struct Opening {
+    epochs: watch::Receiver<Option<Arc<Served>>>,
+    clock: Clock,
+    limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
+}
+
+impl Opening {
+    /// Lets callers of the app in.
+    fn callers(
+        &self,
+        inbound: &Inbound,
+        held: Held,
+        place: usize,
+        phase: watch::Receiver<Phase>,
+    ) -> Result<(), Finding> {
+        let counts = self.metrics.inbound(place);
+        let backend = Arc::new(http::Backend::new(inbound, Arc::clone(&counts)));
+        let behind = Behind::App { inbound: inbound.clone(), backend };
+        let socket = held.listen().map_err(|error| cannot_listen("inbound.listen", inbound.listen, &error))?;
+        self.open(socket, inbound.listen, behind, place, phase, counts);
+        Ok(())
+    }
+
+    /// Lets readers of the metrics in.
+    fn readers(
+        &self,
+        address: std::net::SocketAddr,
+        held: Held,
+        place: usize,
+        phase: watch::Receiver<Phase>,
+    ) -> Result<(), Finding> {
+        let socket = held.listen().map_err(|error| cannot_listen("metrics.listen", address, &error))?;
+        self.open(socket, address, Behind::Pages(page(&self.metrics)), place, phase, self.metrics.port());
+        Ok(())
+    }
+
+    fn open(
+        &self,
+        socket: TcpListener,
+        listen: std::net::SocketAddr,
+        behind: Behind,
+        place: usize,
+        phase: watch::Receiver<Phase>,
+        counts: Arc<metrics::Inbound>,
+    ) {
+        let (served, clock, limits) = (self.epochs.clone(), self.clock.clone(), Arc::clone(&self.limits));
+        let listener = Listener { listen, behind, place, served, phase, clock, limits, counts };
+        tokio::spawn(proxy::accept(Arc::new(listener), socket));
     }
 }
 

@@ -198,21 +198,20 @@ fn allow(d: &mut Decoder, section: &mut Section<'_>) -> List {
 fn metrics(d: &mut Decoder, mut section: Section<'_>) -> Option<Metrics> {
     let listen = section.text(d, "listen", socket);
     let allow = match allow(d, &mut section) {
-        List::Given(allow) => Some(allow),
+        List::Given(allow) => Some(Some(allow)),
         List::Told => None,
+        List::Absent if listen.is_none_or(|address| address.ip().is_loopback()) => Some(None),
         List::Absent => {
-            if listen.is_some_and(|address| !address.ip().is_loopback()) {
-                d.problem(
-                    &section.full("allow"),
-                    "is missing, and `listen` is not loopback: who calls this pod, and how often, is not for everybody",
-                    "add `allow` with those who may read, who then need a certificate, or listen on 127.0.0.1",
-                );
-            }
+            d.problem(
+                &section.full("allow"),
+                "is missing, and `listen` is not loopback: who calls this pod, and how often, is not for everybody",
+                "add `allow` with those who may read, who then need a certificate, or listen on 127.0.0.1",
+            );
             None
         }
     };
     section.finish(d);
-    Some(Metrics { listen: listen?, allow })
+    Some(Metrics { listen: listen?, allow: allow? })
 }
 
 fn outbound(d: &mut Decoder, mut section: Section<'_>) -> Option<Outbound> {
