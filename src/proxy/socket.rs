@@ -143,3 +143,45 @@ impl AsyncWrite for Metered {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    async fn pair() -> (Metered, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (near, _) = listener.accept().await.unwrap();
+        (Metered::new(near, Arc::default()), far)
+    }
+
+    #[tokio::test]
+    async fn a_stranger_may_send_so_much_and_a_peer_without_end() {
+        let most = usize::try_from(BEFORE_AUTHENTICATION).unwrap();
+        let mut buf = [0; 1024];
+        for peer in [false, true] {
+            let (mut near, mut far) = pair().await;
+            if peer {
+                near.authenticated();
+            }
+            let sending = tokio::spawn(async move { far.write_all(&vec![7; 2 * most]).await });
+            let mut read = 0;
+            let ended = loop {
+                match near.read(&mut buf).await {
+                    Ok(0) => break None,
+                    Ok(count) => read += count,
+                    Err(error) => break Some(error.kind()),
+                }
+            };
+            if peer {
+                assert_eq!((read, ended), (2 * most, None));
+                sending.await.unwrap().unwrap();
+            } else {
+                assert_eq!(ended, Some(io::ErrorKind::InvalidData));
+                assert!((most..most + buf.len()).contains(&read), "{read}");
+                sending.abort();
+            }
+        }
+    }
+}

@@ -77,6 +77,8 @@ pub enum Reason {
     NotTls,
     /// Took too long.
     TooSlow,
+    /// Sent more than any handshake needs.
+    TooMuch,
     /// Went away, or ended the handshake itself.
     Gone,
     /// Anything else.
@@ -85,7 +87,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for metrics.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NoCertificate,
         Self::UnknownIssuer,
         Self::Expired,
@@ -99,6 +101,7 @@ impl Reason {
         Self::Incompatible,
         Self::NotTls,
         Self::TooSlow,
+        Self::TooMuch,
         Self::Gone,
         Self::Other,
     ];
@@ -119,6 +122,7 @@ impl Reason {
             Self::Incompatible => "incompatible",
             Self::NotTls => "not-tls",
             Self::TooSlow => "too-slow",
+            Self::TooMuch => "too-much",
             Self::Gone => "gone",
             Self::Other => "other",
         }

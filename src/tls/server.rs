@@ -73,7 +73,9 @@ impl ResolvesServerCert for Always {
 pub fn refusal(error: &std::io::Error) -> Refusal {
     let bare = |reason| Refusal { reason, subject: String::new(), names: String::new() };
     let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-        return bare(Reason::Gone);
+        // What the connection itself says of a stranger who sends without end; rustls gives its own error.
+        let too_much = error.kind() == std::io::ErrorKind::InvalidData;
+        return bare(if too_much { Reason::TooMuch } else { Reason::Gone });
     };
     match error {
         rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => {
