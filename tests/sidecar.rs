@@ -328,6 +328,16 @@ fn silent_peers_are_gone_in_time() {
     let mut begins = rig.peer(&rig.friend);
     begins.write_all(b"GET / HTTP/1.1\r\nhost: a").unwrap();
     let mut h2 = Peer::connect(&rig.world, IN, Some(&rig.friend), &["h2"]).unwrap();
+    let mut mute = Peer::connect(&rig.world, IN, Some(&rig.friend), &["h2"]).unwrap();
+    mute.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    // Half a head, and after that a byte now and then.
+    let mut drips = rig.peer(&rig.friend);
+    drips.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    let dripping = std::thread::spawn(move || {
+        while drips.write_all(b"x").and_then(|()| drips.flush()).is_ok() {
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    });
     for socket in [&silent, &half] {
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     }
@@ -341,6 +351,8 @@ fn silent_peers_are_gone_in_time() {
     ended(&mut authenticated);
     ended(&mut begins);
     ended(&mut h2);
+    ended(&mut mute);
+    dripping.join().unwrap();
     let took = begun.elapsed();
     assert!((Duration::from_secs(8)..Duration::from_secs(18)).contains(&took), "{took:?}");
     assert_eq!(rig.call(Some(&rig.friend)).unwrap(), 200);
@@ -377,6 +389,15 @@ fn probes_ask_only_what_is_configured() {
         "/probe/8080/admin",
         "/probe/8080/../healthz",
         "/probe/8080/healthz%2e",
+        "/probe/8080/%2e/healthz",
+        "/probe/8080/%2e%2e/healthz",
+        "/probe/8080/x/..%2fhealthz",
+        "/probe/8080/./healthz",
+        "/probe/8080%2fhealthz",
+        "/probe//8080/healthz",
+        "/probe/08080/healthz",
+        "/probe/8080/healthz;x",
+        "https://127.0.0.1:8080/healthz",
         "//probe/8080/healthz",
         "/probe/8443/healthz",
         "/probe/8080",
@@ -391,10 +412,29 @@ fn probes_ask_only_what_is_configured() {
     }
     assert!(app.count() - asked <= 2, "an answer holds for a second");
     assert!(app.requests().iter().all(|seen| seen.path == "/healthz" && seen.body.is_empty()));
+    // Who asks says nothing that the app hears: neither a host nor a header of his.
+    let hosts = "GET /probe/8080/healthz HTTP/1.1\r\nhost: evil:1\r\nx-evil: 1\r\ncookie: evil\r\n\r\n";
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(countersign_testbed::mesh::plain(&rig.world, rig::HEALTH, hosts).unwrap().status, 200);
+    let seen = app.requests().pop().unwrap();
+    assert_eq!(seen.headers.get("host").map(String::as_str), Some("localhost"), "{:?}", seen.headers);
+    assert!(!format!("{:?}", seen.headers).contains("evil"), "{:?}", seen.headers);
+    // HTTP/2, where a path is a pseudo-header, is not spoken here.
+    let mut h2 = rig.world.connect(rig::HEALTH).unwrap();
+    h2.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    h2.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    let mut rest = Vec::new();
+    let _ = h2.read_to_end(&mut rest);
+    assert!(!rest.starts_with(b"\0\0") && !String::from_utf8_lossy(&rest).contains("200"), "{rest:?}");
     // Two requests in one: the second is not looked at.
     let two = "GET /livez HTTP/1.1\r\nhost: pod\r\n\r\nGET /probe/8080/healthz HTTP/1.1\r\nhost: pod\r\n\r\n";
-    let reply = countersign_testbed::mesh::plain(&rig.world, rig::HEALTH, two).unwrap();
-    assert!(reply.head.to_lowercase().contains("connection: close"), "{}", reply.head);
+    let before = app.count();
+    let mut socket = rig.world.connect(rig::HEALTH).unwrap();
+    socket.write_all(two.as_bytes()).unwrap();
+    let mut rest = String::new();
+    let _ = socket.read_to_string(&mut rest);
+    assert!(rest.to_lowercase().contains("connection: close") && rest.matches("HTTP/1.1 ").count() == 1, "{rest}");
+    assert_eq!(app.count(), before);
     let body = "POST /livez HTTP/1.1\r\nhost: pod\r\ncontent-length: 1\r\n\r\nx";
     assert_eq!(countersign_testbed::mesh::plain(&rig.world, rig::HEALTH, body).unwrap().status, 405);
     drop(app);

@@ -1,21 +1,31 @@
 //! `countersign sidecar` through its life: certificates, trust, readiness, secrets, the end.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::float_cmp)]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::float_cmp,
+    clippy::print_stdout
+)]
 
 #[path = "sidecar/rig.rs"]
 #[allow(dead_code)] // Shared by several test programs.
 mod rig;
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use countersign::finding::Class;
 use countersign_testbed::guest::Answer;
 use countersign_testbed::http::Act;
-use countersign_testbed::mesh::echo;
-use countersign_testbed::pki::Ca;
+use countersign_testbed::mesh::{Peer, echo};
+use countersign_testbed::pki::{Ca, Identity};
+use countersign_testbed::world::Connector;
 use countersign_testbed::{Signal, eventually};
-use rig::{CONFIG, FRIEND, IN, OURS, Rig, Said};
+use rig::{CONFIG, FRIEND, IN, OURS, Rig, Said, Stops};
 
 countersign_testbed::main! {
     the_certificate_is_renewed_under_load_and_no_request_fails [GuestPort, Namespaces],
@@ -36,24 +46,56 @@ fn the_certificate_is_renewed_under_load_and_no_request_fails() {
     let rig = Rig::new(&Said::default());
     let _app = rig.app(echo);
     let sidecar = rig.ready();
-    let mut kept = rig.peer(&rig.friend);
-    let mut shown = std::collections::BTreeSet::new();
-    let (begun, mut asked) = (Instant::now(), Instant::now());
-    let mut requests = 0;
-    while begun.elapsed() < Duration::from_secs(8) {
-        if asked.elapsed() >= Duration::from_secs(1) {
+    let stop = AtomicBool::new(false);
+    let (mut renewals, mut shown) = (0, BTreeSet::new());
+    let requests = std::thread::scope(|scope| {
+        let (world, friend, stop) = (rig.world.connector(), &rig.friend, &stop);
+        let stops = Stops(stop);
+        let callers: Vec<_> = (0..3)
+            .map(|_| {
+                let world = world.clone();
+                scope.spawn(move || load(&world, friend, stop))
+            })
+            .collect();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(60) {
             sidecar.signal(Signal::HUP).unwrap();
-            asked = Instant::now();
+            renewals += 1;
+            std::thread::sleep(Duration::from_secs(1));
         }
-        let mut peer = rig.peer(&rig.friend);
+        drop(stops);
+        let mut requests = 0;
+        for caller in callers {
+            let (served, certificates) = caller.join().unwrap();
+            requests += served;
+            shown.extend(certificates);
+        }
+        requests
+    });
+    println!("{requests} requests, none failed; {} certificates in {renewals} renewals", shown.len());
+    // One that is asked for while another is made is asked for once.
+    assert!(shown.len() >= 40, "{} certificates, {requests} requests: {}", shown.len(), sidecar.said());
+    assert!(requests > 600, "{requests}");
+    rig.quiet();
+}
+
+/// Calls until it is stopped, on a connection that it keeps and on new ones. Returns how many requests were
+/// served, and which certificates were shown. One that fails ends the test.
+fn load(world: &Connector, friend: &Identity, stop: &AtomicBool) -> (usize, BTreeSet<Vec<u8>>) {
+    let connect = || {
+        let socket = world.connect_from("127.0.0.1", IN).unwrap();
+        Peer::over(socket, Some(friend), &["http/1.1"]).unwrap()
+    };
+    let mut kept = connect();
+    let (mut requests, mut shown) = (0, BTreeSet::new());
+    while !stop.load(Ordering::Relaxed) {
+        let mut peer = connect();
         shown.insert(peer.shown().unwrap());
         assert_eq!(peer.get("/").unwrap().status, 200);
         assert_eq!(kept.get("/kept").unwrap().status, 200, "what is open goes on");
         requests += 2;
     }
-    assert!(shown.len() >= 6, "{} certificates, {requests} requests: {}", shown.len(), sidecar.said());
-    drop(kept);
-    rig.quiet();
+    (requests, shown)
 }
 
 const READY: &str =
@@ -73,19 +115,32 @@ fn a_broken_new_certificate_never_replaces_a_good_one() {
         ("from the future", rig.ca.member_for(OURS, -100, 1000), false),
         ("for servers only", rig.ca.leaf(&["api"]), false),
     ];
-    for (what, identity, garbage) in broken {
-        let failures = sidecar.said().matches("not renewed").count();
-        let pem = if garbage { "rubbish".to_owned() } else { identity.pem().to_owned() };
-        rig.world.guest_api().set("payments/mesh/cert", Answer::Bytes(pem.into_bytes()));
-        rig.world.guest_api().set("payments/mesh/key", Answer::Bytes(identity.key_pem().into_bytes()));
-        eventually(what, || {
-            let _ = sidecar.signal(Signal::HUP);
-            std::thread::sleep(Duration::from_millis(100));
-            sidecar.said().matches("not renewed").count() > failures
-        });
-        assert_eq!(rig.peer(&rig.friend).shown().unwrap(), good, "{what}");
-        assert_eq!(rig.ask("/readyz"), 200, "{what}: the one that stands is valid");
-    }
+    // All of it under load.
+    let stop = AtomicBool::new(false);
+    let requests = std::thread::scope(|scope| {
+        let (world, friend, stop) = (rig.world.connector(), &rig.friend, &stop);
+        let stops = Stops(stop);
+        let caller = scope.spawn(move || load(&world, friend, stop));
+        for (what, identity, garbage) in broken {
+            let failures = sidecar.said().matches("not renewed").count();
+            let pem = if garbage { "rubbish".to_owned() } else { identity.pem().to_owned() };
+            rig.world.guest_api().set("payments/mesh/cert", Answer::Bytes(pem.into_bytes()));
+            rig.world.guest_api().set("payments/mesh/key", Answer::Bytes(identity.key_pem().into_bytes()));
+            eventually(what, || {
+                let _ = sidecar.signal(Signal::HUP);
+                std::thread::sleep(Duration::from_millis(100));
+                sidecar.said().matches("not renewed").count() > failures
+            });
+            assert_eq!(rig.peer(&rig.friend).shown().unwrap(), good, "{what}");
+            assert_eq!(rig.ask("/readyz"), 200, "{what}: the one that stands is valid");
+        }
+        drop(stops);
+        let (requests, shown) = caller.join().unwrap();
+        assert_eq!(shown, BTreeSet::from([good.clone()]), "nobody saw another one");
+        requests
+    });
+    assert!(requests > 20, "{requests}");
+    rig.quiet();
     // A key that is another's.
     let next = rig.ca.member(OURS);
     rig.world.guest_api().set("payments/mesh/cert", Answer::Bytes(next.pem().into()));
@@ -127,6 +182,7 @@ fn an_expired_certificate_is_never_served_and_the_next_one_is() {
         rig.ask("/readyz") == 200
     });
     assert_eq!(rig.call(Some(&rig.friend)).unwrap(), 200);
+    rig.quiet();
 }
 
 const LISTED: &str = "allow_from = \"kbs:///payments/mesh/allow\"";

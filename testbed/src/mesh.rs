@@ -73,11 +73,16 @@ impl Peer {
 
     /// The same over a connection that the test made.
     pub fn over(socket: TcpStream, identity: Option<&Identity>, alpn: &[&str]) -> io::Result<Self> {
+        Self::shake(socket, config(identity, alpn)?)
+    }
+
+    /// The same as one of many that [`many`] made ready.
+    pub fn shake(socket: TcpStream, config: Arc<ClientConfig>) -> io::Result<Self> {
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
         socket.set_nodelay(true)?;
         let name = ServerName::try_from("sidecar.test").map_err(io::Error::other)?;
-        let mut client = ClientConnection::new(config(identity, alpn)?, name).map_err(io::Error::other)?;
+        let mut client = ClientConnection::new(config, name).map_err(io::Error::other)?;
         let mut socket = socket;
         while client.is_handshaking() {
             client.complete_io(&mut socket)?;
@@ -254,6 +259,32 @@ pub fn plain(world: &World, address: &str, request: &str) -> io::Result<Reply> {
 pub fn status(world: &World, address: &str, path: &str) -> u16 {
     let request = format!("GET {path} HTTP/1.1\r\nhost: pod\r\n\r\n");
     plain(world, address, &request).map_or(0, |reply| reply.status)
+}
+
+/// For very many connections: made once, and with the cheaper key exchange.
+///
+/// # Panics
+/// When the identity cannot be used.
+pub fn many(identity: &Identity, alpn: &[&str]) -> Arc<ClientConfig> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
+    let provider = Arc::new(provider);
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+    let mut cheap = builder.with_client_auth_cert(identity.chain(), identity.key()).expect("an identity of the test's");
+    cheap.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Arc::new(cheap)
+}
+
+/// How many files this process, and what it starts, may have open: as many as it can be given.
+pub fn raise_descriptors() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
+    getrlimit(Resource::Nofile).current.and_then(|count| usize::try_from(count).ok()).unwrap_or(1_000_000)
 }
 
 fn config(identity: Option<&Identity>, alpn: &[&str]) -> io::Result<Arc<ClientConfig>> {
