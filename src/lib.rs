@@ -7,7 +7,7 @@
 //! |---|---|
 //! | roles | [`role`], [`tool`] |
 //! | flows | [`access`], [`secrets`], [`identity`], [`proxy`] |
-//! | ports | [`guest_api`], [`kbs`], [`ramdir`], [`tsm`], [`tls`], [`issuance`], [`observe`], [`clock`], [`ports`], [`cli`] |
+//! | ports | [`guest_api`], [`kbs`], [`ramdir`], [`tsm`], [`tls`], [`issuance`], [`observe`], [`sandbox`], [`clock`], [`ports`], [`cli`] |
 //! | judges | [`appraise`] |
 //! | facts | [`formats`], [`evidence`], [`config`], [`finding`], [`secret`] |
 
@@ -28,6 +28,7 @@ pub mod ports;
 pub mod proxy;
 pub mod ramdir;
 pub mod role;
+pub mod sandbox;
 pub mod secret;
 pub mod secrets;
 pub mod tls;

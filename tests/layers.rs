@@ -46,6 +46,7 @@ const ROOMS: &[(&str, Layer)] = &[
     ("ramdir", Layer::Ports),
     ("tls", Layer::Ports),
     ("observe", Layer::Ports),
+    ("sandbox", Layer::Ports),
     ("clock", Layer::Ports),
     ("ports", Layer::Ports),
     ("cli", Layer::Ports),

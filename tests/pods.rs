@@ -14,7 +14,7 @@ use countersign_testbed::mesh::status;
 use countersign_testbed::pki::Ca;
 use countersign_testbed::pod::{Pod, Running};
 use countersign_testbed::tee::{Guest, SnpGuest};
-use countersign_testbed::{World, eventually};
+use countersign_testbed::{Need, World, eventually};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
@@ -318,6 +318,11 @@ fn two_pods_talk_through_the_sidecar() {
     let sidecar = api.end_of("countersign");
     assert_eq!(sidecar.code, Some(0), "{}", sidecar.output);
     assert!(sidecar.output.contains("reason=\"no-certificate\""), "{}", sidecar.output);
+    // In a container, as everywhere: what the kernel has holds, and is said.
+    for ours in [sidecar, api.end_of("countersign-init")] {
+        let whole = ours.output.contains("landlock=\"ABI ") && ours.output.contains("seccomp=\"");
+        assert!(whole || Need::Landlock.check().is_err(), "{}", ours.output);
+    }
 }
 
 fn an_app_on_every_address_makes_its_pod_not_ready() {

@@ -159,6 +159,7 @@ pub struct Metrics {
     certificate_ends: AtomicU64,
     renewals: Counter,
     renewal_failures: [Counter; TABLE.len()],
+    sandbox: [AtomicU64; 2],
 }
 
 impl Metrics {
@@ -195,6 +196,14 @@ impl Metrics {
         self.renewals.add(1);
     }
 
+    /// What the sandbox is: whether system calls are filtered, and by which ABI of Landlock files and ports
+    /// are. 0 is not at all.
+    pub fn sandboxed(&self, seccomp: bool, landlock: u8) {
+        for (gauge, value) in self.sandbox.iter().zip([u8::from(seccomp), landlock]) {
+            gauge.store(value.into(), Ordering::Relaxed);
+        }
+    }
+
     /// A renewal failed.
     pub fn renewal_failed(&self, class: Class) {
         for (counter, row) in self.renewal_failures.iter().zip(TABLE) {
@@ -214,6 +223,10 @@ impl Metrics {
         let mut page = Page(String::with_capacity(8192));
         page.head("countersign_build_info", "gauge", "Version of countersign.");
         page.line("countersign_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+        page.head("countersign_sandbox", "gauge", "Layers of the sandbox: 1, or the ABI of Landlock; 0 is off.");
+        for (layer, gauge) in ["seccomp", "landlock"].iter().zip(&self.sandbox) {
+            page.line("countersign_sandbox", &[("layer", layer)], gauge.load(Ordering::Relaxed));
+        }
         page.head("countersign_certificate_expiry_seconds", "gauge", "When the certificate ends, seconds since 1970.");
         page.line("countersign_certificate_expiry_seconds", &[], self.certificate_ends.load(Ordering::Relaxed));
         page.head("countersign_certificate_renewals_total", "counter", "Certificates that were published.");

@@ -29,6 +29,9 @@ const CHUNK: usize = 16 * 1024;
 pub trait TsmFs: Send + Sync {
     /// Opens the directory, and holds it: what is mounted over the path later changes nothing.
     fn open(&self) -> Result<Arc<dyn TsmDir>, OpenError>;
+
+    /// The path of the directory, for the sandbox. `None` where there is none on any file system.
+    fn path(&self) -> Option<PathBuf>;
 }
 
 /// The directory of the reports, held open. Names are single components, never followed if they are
@@ -91,6 +94,10 @@ impl TsmFs for RealFs {
         }
         let mount = mount(&fd).map_err(inside)?;
         Ok(Arc::new(RealDir { fd, mount }))
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        Some(REPORTS.iter().fold(self.root.clone(), |path, name| path.join(name)))
     }
 }
 

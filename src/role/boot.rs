@@ -1,5 +1,6 @@
 //! Bootstrap: which configuration, from where, believed how far.
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -130,6 +131,16 @@ impl Booted {
         };
         let road = choice.take(|| cdh(ports, &self.standing, endpoint.as_ref(), deadline)).await?;
         Ok(Arc::new(ByRoad(road)))
+    }
+
+    /// The ports of every KBS that may be asked: where resources come from, and where the road over CDH
+    /// asks why there are none.
+    pub(super) fn kbs_ports(&self, ports: &Ports) -> BTreeSet<u16> {
+        // What cannot be read is refused where it is used.
+        let named = self.endpoint().ok().flatten();
+        let hinted = hint::find(named.as_ref(), &ports.initdata);
+        let taken = self.taken.iter().flat_map(|(endpoint, _)| &endpoint.url);
+        taken.chain(named.iter().flat_map(|endpoint| &endpoint.url)).chain(&hinted.url).map(|url| url.port).collect()
     }
 
     /// The KBS that trusted configuration names. An unmeasured one names none.

@@ -1,21 +1,23 @@
 //! `countersign init`: the list of secrets, all or nothing, before the app starts.
 
-use super::{Ended, boot};
+use super::{Ended, boot, confine};
 use crate::access::Deadline;
 use crate::cli::Init;
 use crate::config::{Config, Role};
 use crate::finding::{Class, Finding};
 use crate::ports::Ports;
+use crate::sandbox::Outcome;
+use crate::sandbox::calls::Calls;
 use crate::secrets;
 
-pub(super) async fn run(ports: &Ports, arguments: &Init) -> Ended {
+pub(super) async fn run(ports: &Ports, arguments: &Init, calls: Outcome<Calls>) -> Ended {
     let started = tokio::time::Instant::now();
     let booted = match configuration(ports, arguments).await {
         Ok(booted) => booted,
         Err((provenance, finding)) => return Ended { role: "init", provenance, result: Err(finding) },
     };
     let (provenance, deadline) = (Some(booted.config.provenance), Deadline::since(started, booted.config.deadline));
-    Ended { role: "init", provenance, result: init(ports, &booted, deadline).await }
+    Ended { role: "init", provenance, result: init(ports, &booted, deadline, calls).await }
 }
 
 async fn configuration(ports: &Ports, arguments: &Init) -> Result<boot::Booted, boot::Refused> {
@@ -25,10 +27,16 @@ async fn configuration(ports: &Ports, arguments: &Init) -> Result<boot::Booted, 
     boot::configuration(ports, arguments.config.as_deref(), Role::Init).await
 }
 
-async fn init(ports: &Ports, booted: &boot::Booted, deadline: Deadline) -> Result<String, Finding> {
+async fn init(
+    ports: &Ports,
+    booted: &boot::Booted,
+    deadline: Deadline,
+    calls: Outcome<Calls>,
+) -> Result<String, Finding> {
     let config = &booted.config;
     tracing::info!(provenance = config.provenance.label(), serial = config.serial, "configuration read");
     let directory = secrets::preflight(config, ports)?;
+    confine::confine(ports, booted, calls);
     let road = booted.road(ports, deadline).await?;
     let delivered = secrets::deliver(config, &road, directory.as_ref(), ports).await?;
     let place = directory.as_ref().map(|directory| directory.describe().to_string());

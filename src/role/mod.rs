@@ -1,6 +1,7 @@
 //! The roles of the binary in the image: compose only; no protocol, no crypto, no parsing.
 
 mod boot;
+mod confine;
 mod get;
 mod init;
 mod report;
@@ -17,6 +18,7 @@ use crate::config::Provenance;
 use crate::finding::{Class, Finding, printable};
 use crate::observe::log;
 use crate::ports::Ports;
+use crate::sandbox::{self, Outcome};
 
 /// How a role ended, for the report.
 struct Ended {
@@ -25,7 +27,7 @@ struct Ended {
     result: Result<String, Finding>,
 }
 
-/// Variables that kubectl-coco's manifests set. A build with feature `compat` will answer them.
+/// Variables that kubectl-coco's manifests set. The build with feature `compat` answers them.
 const KUBECTL_COCO: [&str; 5] = ["TLS_CERT_URI", "TLS_KEY_URI", "CLIENT_CA_URI", "HTTPS_PORT", "FORWARD_PORT"];
 
 /// Runs whatever the command line or `COUNTERSIGN_ROLE` asks for.
@@ -62,9 +64,20 @@ fn dispatch(ports: &Ports, config: fn(&Ports, &cli::Config) -> u8) -> u8 {
         },
     };
     match command {
-        Command::Init(arguments) => report::end(ports, &in_runtime(ports, "init", init::run(ports, &arguments))),
-        Command::Sidecar => report::end(ports, &in_runtime(ports, "sidecar", sidecar::run(ports))),
-        Command::Get(arguments) => report::end(ports, &in_runtime(ports, "get", get::run(ports, &arguments))),
+        Command::Init(arguments) => {
+            let calls = sandbox::calls::restrict();
+            report::end(ports, &in_runtime(ports, "init", init::run(ports, &arguments, calls)))
+        }
+        Command::Sidecar => {
+            let calls = sandbox::calls::restrict();
+            report::end(ports, &in_runtime(ports, "sidecar", sidecar::run(ports, calls)))
+        }
+        Command::Get(arguments) => {
+            if let Outcome::Off(why) = sandbox::calls::restrict() {
+                tracing::debug!(seccomp = why, "sandbox");
+            }
+            report::end(ports, &in_runtime(ports, "get", get::run(ports, &arguments)))
+        }
         Command::Config(command) => config(ports, &command),
     }
 }
@@ -103,11 +116,16 @@ fn role_from_env(ports: &Ports) -> Result<Command, Finding> {
     }
 }
 
+/// The first of kubectl-coco's variables that is set.
+fn kubectl_coco(ports: &Ports) -> Option<&'static str> {
+    KUBECTL_COCO.into_iter().find(|name| ports.env.iter().any(|(key, _)| key == *name))
+}
+
 fn no_role(ports: &Ports) -> Finding {
-    if let Some(name) = KUBECTL_COCO.iter().find(|name| ports.env.iter().any(|(key, _)| key == *name)) {
+    if let Some(name) = kubectl_coco(ports) {
         return Finding::new(Class::Config, format!("the environment has kubectl-coco's {name}, and no COUNTERSIGN_ROLE"))
-            .why("this build does not answer kubectl-coco's variables: a compatible build is an image of its own, so that the measured policy, not an env variable, chooses it")
-            .next("set COUNTERSIGN_ROLE=init and COUNTERSIGN_SECRETS in the container's env");
+            .why("this image does not answer kubectl-coco's variables: `countersign-compat` is an image of its own, so that the measured policy, not an env variable, chooses it")
+            .next("use the image `countersign-compat` for this container, or write `[identity]`, `[peers]` and `[[inbound]]` and set COUNTERSIGN_ROLE=sidecar (docs/from-kubectl-coco.md)");
     }
     Finding::new(Class::Usage, "no command, and no COUNTERSIGN_ROLE in the environment")
         .next("set COUNTERSIGN_ROLE=init in the container's env, or run `countersign --help`")

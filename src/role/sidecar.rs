@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::boot::{Booted, ByRoad};
-use super::{Ended, boot};
+use super::{Ended, boot, confine};
 use crate::access::Deadline;
 use crate::clock::Clock;
 use crate::config::grammar::Local;
@@ -28,6 +28,8 @@ use crate::proxy::socket::{self, Held};
 use crate::proxy::watch::Phase;
 use crate::proxy::{self, Behind, Listener, exposure, http, probes};
 use crate::ramdir::RamDir;
+use crate::sandbox::Outcome;
+use crate::sandbox::calls::Calls;
 use crate::secrets;
 use crate::tls::server::Served;
 
@@ -37,7 +39,7 @@ const RECHECK: Duration = Duration::from_secs(10);
 /// How often a drain looks whether anybody is still connected.
 const LOOK: Duration = Duration::from_millis(20);
 
-pub(super) async fn run(ports: &Ports) -> Ended {
+pub(super) async fn run(ports: &Ports, calls: Outcome<Calls>) -> Ended {
     let started = Instant::now();
     let ended = |provenance, result| Ended { role: "sidecar", provenance, result };
     let mut signals = match Signals::new() {
@@ -56,7 +58,7 @@ pub(super) async fn run(ports: &Ports) -> Ended {
         Err((provenance, finding)) => return ended(provenance, Err(finding)),
     };
     let provenance = Some(booted.config.provenance);
-    ended(provenance, sidecar(ports, &booted, started, &mut signals).await)
+    ended(provenance, sidecar(ports, &booted, started, &mut signals, calls).await)
 }
 
 /// What the pod's owner says to us.
@@ -93,11 +95,12 @@ async fn sidecar(
     booted: &Arc<Booted>,
     started: Instant,
     signals: &mut Signals,
+    calls: Outcome<Calls>,
 ) -> Result<String, Finding> {
     let config = &booted.config;
     tracing::info!(provenance = config.provenance.label(), serial = config.serial, "configuration read");
     if !config.roles.serves() {
-        return keep_secrets(ports, booted, started, signals).await;
+        return keep_secrets(ports, booted, started, signals, calls).await;
     }
     if config.provenance == Provenance::Unmeasured {
         return Err(unmeasured());
@@ -116,6 +119,8 @@ async fn sidecar(
 
     let deadline = Deadline::since(started, config.deadline);
     let directory = secrets::preflight(config, ports)?;
+    let (seccomp, landlock) = confine::confine(ports, booted, calls);
+    metrics.sandboxed(seccomp, landlock);
     let prepared = tokio::select! {
         prepared = prepare(ports, booted, directory.as_ref(), deadline) => prepared,
         _ = signals.end.recv() => return Ok("ended before it served".to_owned()),
@@ -253,12 +258,14 @@ async fn keep_secrets(
     booted: &Arc<Booted>,
     started: Instant,
     signals: &mut Signals,
+    calls: Outcome<Calls>,
 ) -> Result<String, Finding> {
     let config = &booted.config;
     let health = Health::idle(&ports.clock);
     let asked = listen("health.listen", config.roles.health())?;
     tokio::spawn(health::serve(asked, Arc::clone(&health), probes::of(&[])));
     let directory = secrets::preflight(config, ports)?;
+    confine::confine(ports, booted, calls);
     let deadline = Deadline::since(started, config.deadline);
     tokio::select! {
         prepared = prepare(ports, booted, directory.as_ref(), deadline) => drop(prepared?),

@@ -26,8 +26,8 @@ pub use name::{Boot, MAX_WAIT};
 pub use options::{MAX_BLOB, Options, Service};
 pub use provider::{Echo, Provider};
 pub use report::{KernelReport, Source};
-pub use sev_guest::SevGuest;
-pub use sysfs::{MrConfigId, event_log, mr_config_id};
+pub use sev_guest::{DEVICE, SevGuest};
+pub use sysfs::{DIRECTORIES, MrConfigId, event_log, mr_config_id};
 pub use worker::Step;
 
 use crate::ports::tsm_fs::{TsmDir, TsmFs};

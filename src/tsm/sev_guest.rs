@@ -19,7 +19,7 @@ use super::worker::{Pool, Step, Watch};
 use super::{Error, sysfs};
 
 /// The fixed path, which the `sev` crate opens too.
-const DEVICE: &str = "/dev/sev-guest";
+pub const DEVICE: &str = "/dev/sev-guest";
 
 /// Highest VMPL (AMD 56421): 0 to 3.
 const MAX_VMPL: u32 = 3;

@@ -22,6 +22,9 @@ const MRCONFIGID: &str = "devices/virtual/misc/tdx_guest/measurements/mrconfigid
 /// The CC event log (ACPI 6.5 §5.2.34), as the kernel's `acpi_data_ccel` shows it.
 const CCEL: &str = "firmware/acpi/tables/data/CCEL";
 
+/// Where the files above are, below `/sys`: all of sysfs that is read.
+pub const DIRECTORIES: [&str; 2] = ["devices/virtual/misc", "firmware/acpi/tables/data"];
+
 /// Most bytes of it: firmware reserves 64 KiB to some MiB.
 const MAX_EVENT_LOG: usize = 4 * 1024 * 1024;
 

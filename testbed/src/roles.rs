@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use crate::{sim, world};
+use crate::{sandbox, sim, world};
 
 /// Holds a world open.
 pub(crate) const HOLDER: &str = "--testbed-role=netns-holder";
@@ -47,6 +47,8 @@ pub(crate) struct Who {
     pub(crate) groups: Vec<u32>,
     /// Give up every capability, as `drop: [ALL]` does.
     pub(crate) no_capabilities: bool,
+    /// Be refused a sandbox of its own.
+    pub(crate) no_sandbox: bool,
 }
 
 /// Exit code of the role when the command could not be started, as of `env` and shells.
@@ -89,6 +91,9 @@ fn become_somebody(who: &Who) -> std::io::Result<()> {
         rustix::thread::clear_ambient_capability_set()?;
         let none = CapabilitySet::empty();
         rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    }
+    if who.no_sandbox {
+        sandbox::forbid()?;
     }
     Ok(())
 }

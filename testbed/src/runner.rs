@@ -32,6 +32,8 @@ pub enum Need {
     Pods,
     /// The system's `curl`.
     Curl,
+    /// A kernel with Landlock, as late as the product's sandbox asks for.
+    Landlock,
     /// `../shared/vectors`: recorded traffic of the real services.
     Vectors,
 }
@@ -156,6 +158,7 @@ impl Need {
                 }
             }
             Self::Curl => curl().map(drop).ok_or_else(|| "no curl on this machine".to_owned()),
+            Self::Landlock => crate::sandbox::landlock(),
             Self::Vectors => vectors().map(drop).ok_or_else(|| "no ../shared/vectors beside the project".to_owned()),
         }
     }

@@ -14,6 +14,7 @@ use countersign::ports::{FailPoint, Ports};
 use rustix::process::Signal;
 
 use crate::guest_signer::remote;
+use crate::trespass;
 use crate::tsm::FakeTsm;
 
 /// Found in `countersign-sim`, never in `countersign`: a test looks for it in both.
@@ -28,8 +29,9 @@ const USAGE: u8 = 64;
 const HELP: &str = "\
 flags of countersign-sim, before or among countersign's own:
   --sim-guest-api ADDR        the guest's REST service, in place of 127.0.0.1:8006
-  --sim-fail-at POINT[=HOW]   at this fail point of publishing: kill (the default: SIGKILL) or
-                              stop (SIGSTOP, to be looked at and continued)
+  --sim-fail-at POINT[=HOW]   at this fail point of publishing: kill (the default: SIGKILL), stop
+                              (SIGSTOP, to be looked at and continued), trespass (ask the kernel for
+                              what no role needs, say what it answers, go on) or exec (another program)
   --sim-clock-offset SECONDS  move the wall clock; may be negative
   --sim-proc DIR              procfs, in place of /proc
   --sim-sys DIR               sysfs, in place of /sys
@@ -89,15 +91,20 @@ fn tee(text: &str) -> Result<FakeTsm, String> {
 
 fn fail_at(text: &str) -> Result<FailPoint, String> {
     let (point, how) = text.split_once('=').unwrap_or((text, "kill"));
-    let signal = match how {
-        "kill" => Signal::KILL,
-        "stop" => Signal::STOP,
+    let signal = |signal| {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+    };
+    let act: fn(fn(Signal)) = match how {
+        "kill" => |signal| signal(Signal::KILL),
+        "stop" => |signal| signal(Signal::STOP),
+        "trespass" => |_| trespass::all(),
+        "exec" => |_| trespass::exec(),
         other => return Err(format!("`{other}` is no way to fail")),
     };
     let point = point.to_owned();
     Ok(Arc::new(move |reached| {
         if reached == point {
-            let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+            act(signal);
         }
     }))
 }

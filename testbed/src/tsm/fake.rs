@@ -6,6 +6,7 @@
 //! seen at a real kernel: the conformance list runs against both.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 
 use countersign::ports::tsm_fs::{OpenError, TsmDir, TsmFs};
@@ -156,6 +157,10 @@ impl FakeTsm {
 impl TsmFs for FakeTsm {
     fn open(&self) -> Result<Arc<dyn TsmDir>, OpenError> {
         Ok(Arc::new(self.clone()))
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        None
     }
 }
 

@@ -120,6 +120,13 @@ impl<'w> Cmd<'w> {
         self
     }
 
+    /// Runs as on a kernel without Landlock, under a runtime that allows no filter of system calls.
+    #[must_use]
+    pub fn without_sandbox(mut self) -> Self {
+        self.who.no_sandbox = true;
+        self
+    }
+
     /// What the command reads.
     #[must_use]
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {

@@ -311,6 +311,10 @@ impl TsmFs for Meddled {
     fn open(&self) -> Result<Arc<dyn TsmDir>, OpenError> {
         Ok(Arc::new(MeddledDir { dir: self.fs.open()?, left: AtomicUsize::new(self.times) }))
     }
+
+    fn path(&self) -> Option<std::path::PathBuf> {
+        self.fs.path()
+    }
 }
 
 impl TsmDir for MeddledDir {
