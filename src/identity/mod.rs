@@ -157,6 +157,7 @@ async fn epoch(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result
         spiffe: terms.identity.spiffe.as_ref(),
         dns: &terms.identity.dns,
         roots: ready_made.then_some(rules.pem.as_str()),
+        rsa: false,
         now: clock.now(),
     };
     let leaf = Leaf::check(issued, &expected).map_err(|error| not_shown(&terms.identity.source, &error))?;

@@ -86,7 +86,7 @@ mod tests {
     }
 
     fn expected(now: u64, id: &SpiffeId) -> Expected<'_> {
-        Expected { spiffe: Some(id), dns: &[], roots: None, now }
+        Expected { spiffe: Some(id), dns: &[], roots: None, rsa: false, now }
     }
 
     #[test]
