@@ -239,6 +239,7 @@ fn kubectl_cocos_variables_are_refused_by_name() {
     let world = World::new().unwrap();
     let run = world.countersign(&[]).env("TLS_CERT_URI", "kbs:///a/b/c").run().refused(Class::Config);
     assert!(run.saw().contains("TLS_CERT_URI"), "{}", run.output());
+    assert!(run.next_step().contains("countersign-compat"), "{}", run.output());
 }
 
 /// A delivered configuration with one sealed secret for `db/password`.

@@ -211,6 +211,8 @@ fn roles(table: &mut Table<'_>, roles: &Roles) {
     match roles.metrics.as_ref().and_then(|metrics| metrics.allow.as_ref()) {
         Some(Allow::Listed(patterns)) => table.row("metrics.allow", list(patterns)),
         Some(Allow::Resource(uri)) => table.row("metrics.allow_from", uri),
+        #[cfg(feature = "compat")]
+        Some(Allow::AnyOfTheRoots) => {}
         None => {}
     }
 }
@@ -222,6 +224,8 @@ fn inbound(table: &mut Table<'_>, key: &str, inbound: &Inbound) {
     match &inbound.allow {
         Allow::Listed(patterns) => table.row(format!("{key}.allow"), list(patterns)),
         Allow::Resource(uri) => table.row(format!("{key}.allow_from"), uri),
+        #[cfg(feature = "compat")]
+        Allow::AnyOfTheRoots => table.row(format!("{key}.allow"), "any certificate by peers.roots"),
     }
     let forward = match inbound.forward_identity {
         ForwardIdentity::Xfcc => "xfcc",

@@ -5,6 +5,8 @@
 //! [`resolve()`] is the way in. [`keys::KEYS`] is the one table of keys; [`schema`] writes the JSON
 //! Schema and the documentation from it, [`explain()`] says where each value came from.
 
+#[cfg(feature = "compat")]
+pub mod compat;
 mod decode;
 pub mod env;
 mod explain;

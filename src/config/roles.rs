@@ -49,6 +49,18 @@ impl Roles {
         self.identity.is_some() || self.peers.is_some() || !self.inbound.is_empty() || !self.outbound.is_empty()
     }
 
+    /// Whether this is kubectl-coco's contract, in its own image. Never, in the strict one.
+    pub fn is_kubectl_coco(&self) -> bool {
+        #[cfg(feature = "compat")]
+        {
+            matches!(self.inbound.as_slice(), [inbound] if inbound.allow == Allow::AnyOfTheRoots)
+        }
+        #[cfg(not(feature = "compat"))]
+        {
+            false
+        }
+    }
+
     /// Where kubelet asks: the port that the mutating policies write into probes.
     pub fn health(&self) -> SocketAddr {
         self.health.unwrap_or(SocketAddr::from(([0; 16], 15821)))
@@ -173,6 +185,10 @@ pub enum Allow {
     Listed(Vec<PeerPattern>),
     /// `inbound.allow_from`: a resource with the list, read again like the roots.
     Resource(KbsUri),
+    /// Anybody with a certificate by `peers.roots`, whatever it is called. kubectl-coco's rule. No
+    /// document can say it: [`super::compat`] alone makes one.
+    #[cfg(feature = "compat")]
+    AnyOfTheRoots,
 }
 
 /// `inbound.protocol`.

@@ -54,6 +54,9 @@ pub enum PeerId {
     Spiffe(SpiffeId),
     /// Its one DNS name, where it has no URI. Lower case.
     Dns(String),
+    /// No name was asked for: the SHA-256 of its certificate, hex. On no list, so no list lets it in.
+    #[cfg(feature = "compat")]
+    Certificate(String),
 }
 
 impl fmt::Display for PeerId {
@@ -61,6 +64,8 @@ impl fmt::Display for PeerId {
         match self {
             Self::Spiffe(id) => id.fmt(f),
             Self::Dns(name) => write!(f, "dns:{name}"),
+            #[cfg(feature = "compat")]
+            Self::Certificate(hash) => write!(f, "certificate:{hash}"),
         }
     }
 }

@@ -71,6 +71,8 @@ pub struct Terms {
     /// which protocols.
     doors: Vec<(Allow, &'static [&'static [u8]])>,
     refresh: Duration,
+    /// Whether this is kubectl-coco's contract: a certificate by whomever, and callers without names.
+    kubectl_coco: bool,
 }
 
 impl Terms {
@@ -104,7 +106,8 @@ impl Terms {
                 "write `source = \"self\"` or `source = \"kbs-certificate\"` in `[identity]`, or use a later release",
             );
         }
-        if identity.spiffe.is_none() && identity.dns.is_empty() {
+        let kubectl_coco = roles.is_kubectl_coco();
+        if identity.spiffe.is_none() && identity.dns.is_empty() && !kubectl_coco {
             return refuse(
                 "`[identity]` has neither `spiffe` nor `dns`: a certificate without a name is nobody's",
                 "add `spiffe = \"spiffe://…\"` to `[identity]`",
@@ -125,7 +128,7 @@ impl Terms {
         let inbound = roles.inbound.iter().map(|inbound| (inbound.allow.clone(), alpn(inbound.protocol)));
         let metrics = roles.metrics.iter().filter_map(|metrics| Some((metrics.allow.clone()?, METRICS)));
         let doors = inbound.chain(metrics).collect();
-        Ok(Self { identity, roots, doors, refresh: roles.refresh() })
+        Ok(Self { identity, roots, doors, refresh: roles.refresh(), kubectl_coco })
     }
 
     /// Every resource that an epoch reads, for whoever explains.
@@ -134,6 +137,8 @@ impl Terms {
         all.extend(self.doors.iter().filter_map(|(allow, _)| match allow {
             Allow::Resource(uri) => Some(uri),
             Allow::Listed(_) => None,
+            #[cfg(feature = "compat")]
+            Allow::AnyOfTheRoots => None,
         }));
         if let IdentitySource::KbsCertificate { certificate, key } = &self.identity.source {
             all.extend([certificate, key]);
@@ -156,27 +161,28 @@ async fn epoch(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result
     let expected = Expected {
         spiffe: terms.identity.spiffe.as_ref(),
         dns: &terms.identity.dns,
-        roots: ready_made.then_some(rules.pem.as_str()),
-        rsa: false,
+        // kubectl-coco's peers look at another CA than its sidecar does, or (`curl -k`) at none.
+        roots: (ready_made && !terms.kubectl_coco).then_some(rules.pem.as_str()),
+        rsa: terms.kubectl_coco,
         now: clock.now(),
     };
     let leaf = Leaf::check(issued, &expected).map_err(|error| not_shown(&terms.identity.source, &error))?;
     let leaf = Arc::new(leaf);
-    let served = serve(terms, &leaf, rules)?;
+    let served = serve(terms, &leaf, rules, clock)?;
     Ok((leaf, served))
 }
 
 /// The same leaf behind rules that were read again.
 async fn refresh(terms: &Terms, attested: &impl Attested, leaf: &Arc<Leaf>, clock: &Clock) -> Result<Served, Finding> {
-    serve(terms, leaf, rules(terms, attested, clock).await?)
+    serve(terms, leaf, rules(terms, attested, clock).await?, clock)
 }
 
-fn serve(terms: &Terms, leaf: &Arc<Leaf>, rules: Rules) -> Result<Served, Finding> {
+fn serve(terms: &Terms, leaf: &Arc<Leaf>, rules: Rules, clock: &Clock) -> Result<Served, Finding> {
     let mut entrances = Vec::with_capacity(rules.doors.len());
     for (door, (_, alpn)) in rules.doors.into_iter().zip(&terms.doors) {
         entrances.push(Entrance::new(Arc::clone(leaf), door, alpn).map_err(|error| bug(&error))?);
     }
-    Ok(Served { entrances, until: leaf.until() })
+    Ok(Served { entrances, until: leaf.until(), since: clock.now() })
 }
 
 async fn rules(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result<Rules, Finding> {
@@ -186,12 +192,19 @@ async fn rules(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result
             .why("peers are judged by these certificates alone, so every one must be readable")
             .next(format!("upload the PEM of the mesh's roots, certificates only, to {}", terms.roots))
     })?;
+    #[cfg(feature = "compat")]
+    if terms.kubectl_coco {
+        return Ok(Rules { pem, doors: vec![Arc::new(Door::for_anyone(trust))] });
+    }
     let trust = Arc::new(trust);
     let mut lists: BTreeMap<String, Vec<PeerPattern>> = BTreeMap::new();
     let mut doors = Vec::with_capacity(terms.doors.len());
     for (allow, _) in &terms.doors {
         let patterns = match allow {
             Allow::Listed(patterns) => patterns.clone(),
+            // Above, and never beside another listener.
+            #[cfg(feature = "compat")]
+            Allow::AnyOfTheRoots => return Err(Finding::new(Class::Bug, "a listener for anyone among others")),
             Allow::Resource(uri) => {
                 if let Some(patterns) = lists.get(&uri.to_string()) {
                     patterns.clone()

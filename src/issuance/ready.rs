@@ -9,7 +9,7 @@ use crate::secret::Secret;
 use crate::tls::leaf::Issued;
 
 /// Reads both resources. The key must be PKCS#8 (`BEGIN PRIVATE KEY`), or SEC 1 (`BEGIN EC PRIVATE
-/// KEY`) on P-256.
+/// KEY`) on P-256; with feature `compat` also PKCS#1 (`BEGIN RSA PRIVATE KEY`).
 pub fn read(certificate: &Secret, key: &Secret) -> Result<Issued, Error> {
     let mut chain = Vec::new();
     for block in <(SectionKind, Vec<u8>)>::pem_slice_iter(certificate.expose()) {
@@ -31,6 +31,8 @@ pub fn read(certificate: &Secret, key: &Secret) -> Result<Issued, Error> {
         let this = match kind {
             SectionKind::PrivateKey => der,
             SectionKind::EcPrivateKey => pkcs8(&der)?,
+            #[cfg(feature = "compat")]
+            SectionKind::RsaPrivateKey => rsa(&der)?,
             // `openssl ecparam` writes the curve beside the key.
             _ => continue,
         };
@@ -49,4 +51,13 @@ fn pkcs8(sec1: &Secret) -> Result<Secret, Error> {
     let der: Pkcs8V1Der<'_> = key.as_der().map_err(|_| Error::NoKey)?;
     let der = PrivatePkcs8KeyDer::from(der.as_ref());
     Ok(Secret::new(der.secret_pkcs8_der().to_vec()))
+}
+
+/// PKCS#1 → PKCS#8.
+#[cfg(feature = "compat")]
+fn rsa(pkcs1: &Secret) -> Result<Secret, Error> {
+    use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
+    let key = aws_lc_rs::rsa::KeyPair::from_der(pkcs1.expose()).map_err(|_| Error::NoKey)?;
+    let der: Pkcs8V1Der<'_> = key.as_der().map_err(|_| Error::NoKey)?;
+    Ok(Secret::new(der.as_ref().to_vec()))
 }

@@ -118,15 +118,20 @@ impl Told {
         let by = match ours {
             Some(PeerId::Spiffe(id)) => format!("By={id};"),
             Some(PeerId::Dns(_)) | None => String::new(),
+            #[cfg(feature = "compat")]
+            Some(PeerId::Certificate(_)) => String::new(),
         };
         let who = match peer {
-            PeerId::Spiffe(id) => format!("URI={id}"),
-            PeerId::Dns(name) => format!("DNS={name}"),
+            PeerId::Spiffe(id) => format!(";URI={id}"),
+            PeerId::Dns(name) => format!(";DNS={name}"),
+            // `Hash` has said it.
+            #[cfg(feature = "compat")]
+            PeerId::Certificate(_) => String::new(),
         };
         let value = |text: String| HeaderValue::from_str(&text).ok();
         let address = from.ip().to_canonical().to_string();
         Self {
-            xfcc: if xfcc { value(format!("{by}Hash={hash};{who}")) } else { None },
+            xfcc: if xfcc { value(format!("{by}Hash={hash}{who}")) } else { None },
             from: value(address).unwrap_or_else(|| HeaderValue::from_static("unknown")),
         }
     }

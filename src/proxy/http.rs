@@ -49,6 +49,8 @@ pub struct Backend {
     /// Where its callers come in, if each request is told in the log.
     access: Option<SocketAddr>,
     counts: Arc<Inbound>,
+    #[cfg(feature = "compat")]
+    about: Option<super::about::About>,
 }
 
 impl Backend {
@@ -70,7 +72,22 @@ impl Backend {
         let http1 = builder().build(Dialler(inbound.app.clone()));
         let h2c = builder().http2_only(true).build(Dialler(inbound.app.clone()));
         let access = inbound.access_log.then_some(inbound.listen);
-        Self { http1, h2c, response: inbound.response_timeout, access, counts }
+        Self {
+            http1,
+            h2c,
+            response: inbound.response_timeout,
+            access,
+            counts,
+            #[cfg(feature = "compat")]
+            about: None,
+        }
+    }
+
+    /// Answers kubectl-coco's two pages in the app's place.
+    #[cfg(feature = "compat")]
+    #[must_use]
+    pub fn about(self, about: Option<super::about::About>) -> Self {
+        Self { about, ..self }
     }
 }
 
@@ -133,6 +150,13 @@ pub async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Result<R
     caller.begun.store(true, Ordering::Relaxed);
     let mut active = Some(Active::new(&caller, &request));
     let begun = Instant::now();
+    #[cfg(feature = "compat")]
+    if let Some(page) = page(&caller, &request) {
+        if let Some(active) = &mut active {
+            active.answered(page.status());
+        }
+        return Ok(page);
+    }
     let response = match relay(&caller, request, &mut active).await {
         Ok(response) => response,
         Err(why) => {
@@ -145,6 +169,25 @@ pub async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Result<R
     };
     caller.backend.counts.answered(response.status().as_u16(), begun.elapsed());
     Ok(response)
+}
+
+/// One of kubectl-coco's pages. A request with a body is the app's: nothing here reads one.
+#[cfg(feature = "compat")]
+fn page(caller: &Caller, request: &Request<Incoming>) -> Option<Response<Answer>> {
+    let about = caller.backend.about.as_ref()?;
+    if request.method() != Method::GET || !request.body().is_end_stream() || judge(request).is_err() {
+        return None;
+    }
+    let since = caller.watch.served.borrow().as_ref().map(|served| served.since)?;
+    let page = about.page(request.uri().path(), since)?;
+    // Counted here, since it does not come to `relay`; a head that ends twice is refused there.
+    if request.version() != Version::HTTP_2 && !caller.heads.may_serve_next() {
+        return Some(refused(Why::BadRequest));
+    }
+    let mut response = Response::new(Either::Right(Full::new(Bytes::from(page))));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    caller.backend.counts.answered(response.status().as_u16(), Duration::ZERO);
+    Some(response)
 }
 
 /// Takes `active` where the answer goes on after the head.

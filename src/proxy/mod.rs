@@ -1,6 +1,8 @@
 //! The data plane: accept → limits → handshake → the app. No byte of a caller's reaches the app before
 //! the caller is authenticated and on the allow-list of its listener.
 
+#[cfg(feature = "compat")]
+pub mod about;
 pub mod access;
 pub mod backend;
 mod connection;

@@ -154,6 +154,28 @@ impl Booted {
     }
 }
 
+/// kubectl-coco's contract, in its own image: seven variables, and nothing that is believed more beside
+/// them. Which pod this says it is comes back too.
+#[cfg(feature = "compat")]
+pub(super) async fn kubectl_coco(ports: &Ports) -> Result<(Booted, config::compat::Contract), Refused> {
+    let refuse = |finding| (Some(Provenance::Unmeasured), finding);
+    let contract = config::compat::read(&ports.env).map_err(|problems| refuse(told(ports, &problems)))?;
+    observe::log::install(contract.config.log, ports.banner);
+    let standing = Standing::new(ports, Deadline::after(DEADLINE), in_a_pod(ports));
+    let vouched = vouch::vouched(&standing).await.map_err(refuse)?;
+    if vouched.as_ref().and_then(in_initdata).is_some() {
+        return Err(refuse(
+            Finding::new(
+                Class::Config,
+                "this guest's initdata holds a countersign.toml, and the environment has kubectl-coco's variables",
+            )
+            .why("only one can hold; what is measured is believed more, and the environment must not replace it")
+            .next("remove TLS_CERT_URI and the others from the container's env, and set COUNTERSIGN_ROLE=sidecar"),
+        ));
+    }
+    Ok((Booted { config: contract.config.clone(), standing, vouched, taken: None }, contract))
+}
+
 /// The configuration of `get`: log settings from the environment, nothing else.
 pub(super) fn environment(ports: &Ports) -> Result<Config, Finding> {
     let inputs = Inputs { document: None, env: &ports.env, args: &[], role: Some(Role::Get) };

@@ -54,6 +54,11 @@ fn dispatch(ports: &Ports, config: fn(&Ports, &cli::Config) -> u8) -> u8 {
         }
         Err(error) => return report::usage(ports, &error.to_string()),
     };
+    #[cfg(feature = "compat")]
+    if cli.command.is_none() && kubectl_coco(ports).is_some() && !names_a_role(ports) {
+        let calls = sandbox::calls::restrict();
+        return report::end(ports, &in_runtime(ports, "sidecar", sidecar::for_kubectl_coco(ports, calls)));
+    }
     let command = match cli.command {
         Some(command) => command,
         None => match role_from_env(ports) {
@@ -119,6 +124,11 @@ fn role_from_env(ports: &Ports) -> Result<Command, Finding> {
 /// The first of kubectl-coco's variables that is set.
 fn kubectl_coco(ports: &Ports) -> Option<&'static str> {
     KUBECTL_COCO.into_iter().find(|name| ports.env.iter().any(|(key, _)| key == *name))
+}
+
+#[cfg(feature = "compat")]
+fn names_a_role(ports: &Ports) -> bool {
+    ports.env.iter().any(|(name, _)| name == "COUNTERSIGN_ROLE")
 }
 
 fn no_role(ports: &Ports) -> Finding {

@@ -22,6 +22,8 @@ use crate::observe::health::{self, Health};
 use crate::observe::metrics::{self, Metrics};
 use crate::observe::plain;
 use crate::ports::Ports;
+#[cfg(feature = "compat")]
+use crate::proxy::about::About;
 use crate::proxy::deadlines::EXPOSURE;
 use crate::proxy::limits::Limits;
 use crate::proxy::socket::{self, Held};
@@ -58,7 +60,66 @@ pub(super) async fn run(ports: &Ports, calls: Outcome<Calls>) -> Ended {
         Err((provenance, finding)) => return ended(provenance, Err(finding)),
     };
     let provenance = Some(booted.config.provenance);
-    ended(provenance, sidecar(ports, &booted, started, &mut signals, calls).await)
+    ended(provenance, sidecar(ports, &booted, started, &mut signals, calls, &Pages::default()).await)
+}
+
+/// kubectl-coco's contract, in its own image.
+#[cfg(feature = "compat")]
+pub(super) async fn for_kubectl_coco(ports: &Ports, calls: Outcome<Calls>) -> Ended {
+    for line in NOT_CHECKED {
+        ports.say_err(line);
+    }
+    let started = Instant::now();
+    let ended = |provenance, result| Ended { role: "sidecar", provenance, result };
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(finding) => return ended(None, Err(finding)),
+    };
+    let booted = tokio::select! {
+        booted = boot::kubectl_coco(ports) => booted,
+        _ = signals.end.recv() => return ended(None, Ok("ended before it served".to_owned())),
+    };
+    let (booted, contract) = match booted {
+        Ok((booted, contract)) => (Arc::new(booted), contract),
+        Err((provenance, finding)) => return ended(provenance, Err(finding)),
+    };
+    let about = About { pod: contract.pod, namespace: contract.namespace };
+    let provenance = Some(booted.config.provenance);
+    let pages = Pages { about: Some(about) };
+    ended(provenance, sidecar(ports, &booted, started, &mut signals, calls, &pages).await)
+}
+
+/// Said at every start, whatever the log's level: this image is not the strict one.
+#[cfg(feature = "compat")]
+const NOT_CHECKED: [&str; 5] = [
+    "countersign-compat: kubectl-coco's contract; NOT checked, as in kubectl-coco's own sidecar:",
+    "countersign-compat: - WHO calls: anybody with a certificate by the CA of CLIENT_CA_URI is let in, with a name or without",
+    "countersign-compat: - WHO SAYS SO: resources and ports come from the pod's env, which the control plane writes",
+    "countersign-compat: - WHOSE KEY this is: it was uploaded to the KBS, and whoever uploaded it has it too",
+    "countersign-compat: - whether the app can be reached past this sidecar: that is said in the log, and not refused",
+];
+
+/// Pages that are answered in the app's place: none, but for kubectl-coco's.
+#[derive(Default)]
+struct Pages {
+    #[cfg(feature = "compat")]
+    about: Option<About>,
+}
+
+impl Pages {
+    /// The app of one listener, with them.
+    fn app(&self, inbound: &Inbound, counts: &Arc<metrics::Inbound>) -> http::Backend {
+        let backend = http::Backend::new(inbound, Arc::clone(counts));
+        #[cfg(feature = "compat")]
+        {
+            backend.about(self.about.clone())
+        }
+        #[cfg(not(feature = "compat"))]
+        {
+            let Self {} = self;
+            backend
+        }
+    }
 }
 
 /// What the pod's owner says to us.
@@ -96,13 +157,14 @@ async fn sidecar(
     started: Instant,
     signals: &mut Signals,
     calls: Outcome<Calls>,
+    pages: &Pages,
 ) -> Result<String, Finding> {
     let config = &booted.config;
     tracing::info!(provenance = config.provenance.label(), serial = config.serial, "configuration read");
     if !config.roles.serves() {
         return keep_secrets(ports, booted, started, signals, calls).await;
     }
-    if config.provenance == Provenance::Unmeasured {
+    if config.provenance == Provenance::Unmeasured && !config.roles.is_kubectl_coco() {
         return Err(unmeasured());
     }
     let terms = Terms::of(&config.roles)?;
@@ -163,7 +225,7 @@ async fn sidecar(
         opening.readers(listen, held, config.roles.inbound.len(), end)?;
     }
     for (place, (inbound, held)) in config.roles.inbound.iter().zip(sockets).enumerate() {
-        opening.callers(inbound, held, place, phases.clone())?;
+        opening.callers(inbound, held, place, phases.clone(), pages)?;
     }
     tokio::spawn(guard(ports.clone(), config.roles.inbound.clone(), Arc::clone(&health)));
     if let Some(directory) = directory {
@@ -214,9 +276,10 @@ impl Opening {
         held: Held,
         place: usize,
         phase: watch::Receiver<Phase>,
+        pages: &Pages,
     ) -> Result<(), Finding> {
         let counts = self.metrics.inbound(place);
-        let backend = Arc::new(http::Backend::new(inbound, Arc::clone(&counts)));
+        let backend = Arc::new(pages.app(inbound, &counts));
         let behind = Behind::App { inbound: inbound.clone(), backend };
         let socket = held.listen().map_err(|error| cannot_listen("inbound.listen", inbound.listen, &error))?;
         self.open(socket, inbound.listen, behind, place, phase, counts);

@@ -57,6 +57,8 @@ pub struct Served {
     pub entrances: Vec<Entrance>,
     /// When the leaf that all of them show ends, seconds since 1970.
     pub until: u64,
+    /// When the KBS released what they rest on, seconds since 1970.
+    pub since: u64,
 }
 
 /// Whatever name is asked for: which one a peer expects is the peer's to check.

@@ -33,6 +33,9 @@ const MAX_REMEMBERED: usize = 1024;
 pub struct Trust {
     verifier: Arc<dyn ClientCertVerifier>,
     clock: Clock,
+    /// Whether a peer needs no identity.
+    #[cfg(feature = "compat")]
+    nameless: bool,
     remembered: Mutex<HashMap<[u8; 32], Arc<Seen>>>,
 }
 
@@ -43,7 +46,13 @@ impl Trust {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider())
             .build()
             .map_err(|_| Error::Provider)?;
-        Ok(Self { verifier, clock: clock.clone(), remembered: Mutex::default() })
+        Ok(Self {
+            verifier,
+            clock: clock.clone(),
+            #[cfg(feature = "compat")]
+            nameless: false,
+            remembered: Mutex::default(),
+        })
     }
 
     /// Verifies a chain, leaf first: its signatures to a root, its times, its purpose, its identity.
@@ -59,13 +68,17 @@ impl Trust {
         }
         let time = UnixTime::since_unix_epoch(Duration::from_secs(now));
         self.verifier.verify_client_cert(leaf, others, time).map_err(|error| reason(&error))?;
+        let hash = hex::encode(digest::digest(&SHA256, leaf).as_ref());
+        #[cfg(feature = "compat")]
+        let id = if self.nameless { PeerId::Certificate(hash.clone()) } else { peer::identity(leaf)? };
+        #[cfg(not(feature = "compat"))]
         let id = peer::identity(leaf)?;
         let until = chain.iter().map(|each| peer::validity(each).map(|(_, until)| until));
         let until = until.collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().min());
         let seen = Arc::new(Seen {
             id,
             chain: chain.iter().map(|each| each.clone().into_owned()).collect(),
-            hash: hex::encode(digest::digest(&SHA256, leaf).as_ref()),
+            hash,
             until: until.ok_or(Reason::BadCertificate)?,
         });
         let mut remembered = self.lock();
@@ -120,14 +133,30 @@ pub(super) fn reason(error: &rustls::Error) -> Reason {
 /// One listener's rule: whom these roots vouch for, and who of them is on the list.
 pub struct Door {
     trust: Arc<Trust>,
-    allow: Vec<PeerPattern>,
+    rule: Rule,
+}
+
+/// Who of those that the roots vouch for may come in.
+enum Rule {
+    /// Who is on the list. Never empty.
+    Listed(Vec<PeerPattern>),
+    /// Each of them. kubectl-coco's.
+    #[cfg(feature = "compat")]
+    Anyone,
 }
 
 impl Door {
     /// A door for those whom `trust` vouches for and `allow` names. `None` where the list is empty: that
     /// is a mistake, never a rule.
     pub fn new(trust: Arc<Trust>, allow: Vec<PeerPattern>) -> Option<Self> {
-        (!allow.is_empty()).then_some(Self { trust, allow })
+        (!allow.is_empty()).then_some(Self { trust, rule: Rule::Listed(allow) })
+    }
+
+    /// A door for everybody whom `trust` vouches for, with a name or without. It takes the roots for
+    /// itself: no other door has peers without names.
+    #[cfg(feature = "compat")]
+    pub fn for_anyone(trust: Trust) -> Self {
+        Self { trust: Arc::new(Trust { nameless: true, ..trust }), rule: Rule::Anyone }
     }
 
     /// The peer of a handshake that has just ended well, by the chain that it showed there.
@@ -144,13 +173,23 @@ impl Door {
     }
 
     fn allows(&self, id: &PeerId) -> Result<(), Reason> {
-        if self.allow.iter().any(|pattern| pattern.matches(id)) { Ok(()) } else { Err(Reason::NotAllowed) }
+        let listed = match &self.rule {
+            Rule::Listed(patterns) => patterns.iter().any(|pattern| pattern.matches(id)),
+            #[cfg(feature = "compat")]
+            Rule::Anyone => true,
+        };
+        if listed { Ok(()) } else { Err(Reason::NotAllowed) }
     }
 }
 
 impl fmt::Debug for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Door").field("allow", &self.allow.len()).finish_non_exhaustive()
+        let allow = match &self.rule {
+            Rule::Listed(patterns) => patterns.len().to_string(),
+            #[cfg(feature = "compat")]
+            Rule::Anyone => "anyone".to_owned(),
+        };
+        f.debug_struct("Door").field("allow", &allow).finish_non_exhaustive()
     }
 }
 

@@ -93,9 +93,26 @@ impl Ca {
         })
     }
 
+    /// A person's certificate as kubectl-coco makes it: for a client, with a common name and no other.
+    pub fn developer(&self, name: &str) -> Identity {
+        let mut params = params(name, &[], NOW);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(&params)
+    }
+
+    /// A server's leaf with an RSA key of 4096 bits.
+    pub fn rsa_leaf(&self, names: &[&str]) -> Identity {
+        let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_4096);
+        self.sign_for(&leaf_params(names, NOW), &key.expect("aws-lc-rs makes RSA keys"))
+    }
+
     fn sign(&self, params: &CertificateParams) -> Identity {
-        let key = KeyPair::generate().expect("aws-lc-rs makes P-256 keys");
-        let certificate = params.signed_by(&key, &self.issuer).expect("our CA signs");
+        self.sign_for(params, &KeyPair::generate().expect("aws-lc-rs makes P-256 keys"))
+    }
+
+    fn sign_for(&self, params: &CertificateParams, key: &KeyPair) -> Identity {
+        let certificate = params.signed_by(key, &self.issuer).expect("our CA signs");
         Identity { chain: vec![certificate.der().clone()], key: key.serialize_der(), pem: pem(certificate.der()) }
     }
 }
@@ -129,6 +146,13 @@ impl Identity {
     /// Its private key, PEM (PKCS#8).
     pub fn key_pem(&self) -> String {
         crate::encode::pem_of("PRIVATE KEY", &self.key)
+    }
+
+    /// The private key of [`Ca::rsa_leaf`], PEM (PKCS#1).
+    pub fn rsa_key_pem(&self) -> String {
+        // What PKCS#8 has before the key itself: version, algorithm, and three lengths of two bytes.
+        const HEAD: usize = 26;
+        crate::encode::pem_of("RSA PRIVATE KEY", self.key.get(HEAD..).expect("a long key"))
     }
 
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {

@@ -31,8 +31,8 @@ fn a_field_that_is_not_run_is_named_with_its_path() {
             "spec.initContainers[0].volumeMounts[0].subPath",
         ),
         (
-            json!({ "spec": { "containers": [{ "env": [{ "valueFrom": {} }] }] } }),
-            "spec.containers[0].env[0].valueFrom",
+            json!({ "spec": { "containers": [{ "env": [{ "valueFrom": { "secretKeyRef": {} } }] }] } }),
+            "spec.containers[0].env[0].valueFrom.secretKeyRef",
         ),
         (
             json!({ "spec": { "containers": [{ "securityContext": { "privileged": true } }] } }),

@@ -88,7 +88,17 @@ fn process(parts: &Parts<'_>) -> io::Result<Value> {
     let mut env = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
     // As every container has it: no variable of ours, and they must not mind.
     env.push("KUBERNETES_SERVICE_HOST=10.96.0.1".to_owned());
-    env.extend(list(parts.container, "env").map(|one| format!("{}={}", text(one, "name"), text(one, "value"))));
+    for one in list(parts.container, "env") {
+        let value = match one.pointer("/valueFrom/fieldRef/fieldPath").and_then(Value::as_str) {
+            None => text(one, "value"),
+            Some("metadata.name") => parts.pod.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default(),
+            Some("metadata.namespace") => {
+                parts.pod.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default")
+            }
+            Some(path) => return Err(other(format!("fieldRef {path} is not run here"))),
+        };
+        env.push(format!("{}={value}", text(one, "name")));
+    }
     let dropped = security(parts, "capabilities").is_some_and(|all| all.get("drop") == Some(&json!(["ALL"])));
     let none: [&str; 0] = [];
     // What containerd gives a container that says nothing, as far as these tests need it.

@@ -34,6 +34,7 @@ const CONTAINER: &[&str] = &[
     "command.[]",
     "env.[].name",
     "env.[].value",
+    "env.[].valueFrom.fieldRef.fieldPath",
     "image",
     // Images are directories here.
     "imagePullPolicy",
