@@ -19,7 +19,7 @@ pub use render::{Policies, Render, TierChoice};
     version,
     about,
     max_term_width = 100,
-    after_help = "Without a command, COUNTERSIGN_ROLE=init|sidecar names the role (the image needs no arguments).\n\
+    after_help = "Without a command, COUNTERSIGN_ROLE=init|sidecar|diagnose names the role (the image needs no arguments).\n\
                   Exit codes name the class of a refusal; docs/errors.md lists them."
 )]
 pub struct Countersign {
@@ -48,6 +48,16 @@ Examples:
   curl -i http://localhost:15821/readyz
 Signals: TERM drains, a second TERM cuts; HUP renews the certificate now.")]
     Sidecar,
+    /// Walk the chain from the hardware to the app, and name the first broken link
+    #[command(after_help = "\
+Examples:
+  # at a guest's shell, with the pod's configuration
+  countersign diagnose --config /etc/countersign/countersign.toml
+  # for a ticket: the way to the KBS alone, and a bundle without secrets
+  countersign diagnose --only kbs,attest --timeout 30s --bundle /tmp/diagnose.tar.gz
+As a container's role: COUNTERSIGN_ROLE=diagnose, or the annotation countersign.dev/diagnose on the pod.
+The exit code is the class of the first broken link, 0 where there is none.")]
+    Diagnose(Diagnose),
     /// Fetch one secret into one file on memory (in place of `curl 127.0.0.1:8006`)
     #[command(after_help = "\
 Examples:
@@ -65,6 +75,35 @@ pub struct Init {
     /// A configuration file. Its provenance is `unmeasured`: whoever mounts it wrote it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// Arguments of `diagnose`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Diagnose {
+    /// A configuration file, in place of the environment's. Believed as `init` believes it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// One JSON object on standard output, when all is asked
+    #[arg(long)]
+    pub json: bool,
+    /// Only these checks, and what they need: ids, or a room's name for all of its checks
+    #[arg(long, value_name = "ID,…", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Leave these out, and what needs them
+    #[arg(long, value_name = "ID,…", value_delimiter = ',')]
+    pub skip: Vec<String>,
+    /// Print every check's id, and what it asks
+    #[arg(long)]
+    pub list: bool,
+    /// All of it
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub timeout: String,
+    /// Print measurements and digests in full
+    #[arg(long)]
+    pub show_ids: bool,
+    /// Write what was found into a new file, without secrets, for somebody else to read
+    #[arg(long, value_name = "FILE.tar.gz")]
+    pub bundle: Option<PathBuf>,
 }
 
 /// Arguments of `get`.

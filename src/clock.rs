@@ -9,6 +9,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use crate::check::{Check, Outcome};
+use crate::finding::{Class, Finding, Who};
+
 /// The wall clock of the outside world.
 pub type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
@@ -67,7 +70,9 @@ impl Clock {
         }
     }
 
-    fn wall(&self) -> u64 {
+    /// Seconds since 1970 by the wall clock alone. For reports; what is judged by the time uses
+    /// [`Clock::now`].
+    pub fn wall(&self) -> u64 {
         (self.wall)().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
     }
 
@@ -84,6 +89,35 @@ fn advanced(floor: Floor, now: Duration) -> u64 {
 /// When the source was last changed: given by `build.rs`.
 fn committed() -> u64 {
     option_env!("COUNTERSIGN_COMMITTED").and_then(|text| text.parse().ok()).unwrap_or(0).max(RELEASED)
+}
+
+/// What `diagnose` asks about this room.
+pub const FLOOR: Check = Check::new(
+    "clock.floor",
+    "is the clock behind what has certainly passed",
+    "a clock turned back makes expired certificates valid again",
+)
+.cheap();
+
+/// The questions of this room.
+pub fn checks() -> Vec<&'static Check> {
+    vec![&FLOOR]
+}
+
+/// The wall clock against its floor.
+pub fn floor(clock: &Clock) -> Outcome {
+    match clock.behind() {
+        0 => Outcome::Pass("not behind its floor".to_owned()),
+        behind => Outcome::Warn(
+            Finding::new(
+                Class::KbsIdentity,
+                format!("the clock is {} hours behind the date of this build, or what a proven KBS said", behind / 3600),
+            )
+            .why("the host sets a guest's clock; the floor is used in its place, and new certificates may look not yet valid")
+            .next("set the host's clock with NTP (`timedatectl status` on the node), and restart the pod")
+            .who(Who::Platform),
+        ),
+    }
 }
 
 /// `CLOCK_BOOTTIME`.

@@ -9,10 +9,11 @@
 //! | flows | [`access`], [`secrets`], [`identity`], [`proxy`] |
 //! | ports | [`guest_api`], [`kbs`], [`ramdir`], [`tsm`], [`tls`], [`issuance`], [`observe`], [`sandbox`], [`clock`], [`ports`], [`cli`] |
 //! | judges | [`appraise`] |
-//! | facts | [`formats`], [`evidence`], [`config`], [`finding`], [`secret`] |
+//! | facts | [`formats`], [`evidence`], [`config`], [`finding`], [`check`], [`secret`] |
 
 pub mod access;
 pub mod appraise;
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;

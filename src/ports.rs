@@ -4,6 +4,7 @@
 //! file or flag can point the shipped binary at another guest API, clock or file system. The
 //! testbed builds a second program from the same library with [`Ports`] of its own.
 
+pub mod host;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tsm_fs;

@@ -55,6 +55,7 @@ const ROOMS: &[(&str, Layer)] = &[
     ("evidence", Layer::Facts),
     ("config", Layer::Facts),
     ("finding", Layer::Facts),
+    ("check", Layer::Facts),
     ("secret", Layer::Facts),
 ];
 

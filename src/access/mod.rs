@@ -4,6 +4,7 @@
 //! somebody vouches for ([`vouch`]).
 
 pub mod cdh;
+pub mod checks;
 pub mod direct;
 pub mod hint;
 pub mod rcar;

@@ -15,7 +15,7 @@ use crate::finding::{Class, Finding};
 use crate::guest_api::{self, Asked, GuestApi, Info, Passport};
 use crate::ports::Ports;
 use crate::ports::tsm_fs::TsmFs;
-use crate::tsm::{self, Boot, SevGuest, Tsm};
+use crate::tsm::{self, Boot, KernelReport, SevGuest, Tsm};
 
 /// How long a refused connection is waited out early in boot: init containers have met a guest
 /// whose REST service was not up yet (kata-containers issue 8870).
@@ -54,6 +54,10 @@ pub struct Kernel {
     pub launch: Option<LaunchField>,
     /// Trustee's name of the TEE.
     pub tee: &'static str,
+    /// The report itself, over bytes of ours.
+    pub report: Arc<KernelReport>,
+    /// How long the first report took.
+    pub took: Duration,
 }
 
 /// Why a way gives no evidence.
@@ -84,6 +88,13 @@ impl Standing {
         }
     }
 
+    /// Waits for a REST service that is not there yet no longer than this from now.
+    #[must_use]
+    pub fn waiting(mut self, at_most: Duration) -> Self {
+        self.boot_until = self.boot_until.min(Deadline::after(at_most).at());
+        self
+    }
+
     /// When everything must be over.
     pub fn deadline(&self) -> Deadline {
         self.deadline
@@ -105,6 +116,7 @@ impl Standing {
     }
 
     async fn ask_configfs(&self) -> Shown {
+        let begun = Instant::now();
         let tsm = Tsm::open(&*self.fs, Boot::kernel(&self.proc)).map_err(|error| refusal(&error))?;
         // Over bytes of our own: an old report, or somebody else's, does not echo them.
         let fresh = random()?;
@@ -114,21 +126,26 @@ impl Standing {
             launch: launch_field(&report, &self.sys).map_err(failing)?,
             tee: trustee_name(provider),
             source: Source::Kernel { tsm, provider, sys: self.sys.clone(), deadline: self.deadline },
+            report: Arc::new(report),
+            took: begun.elapsed(),
         })
     }
 
     async fn ask_device(&self) -> Shown {
+        let begun = Instant::now();
         let device = SevGuest::open(&self.sys).map_err(|error| refusal(&error))?;
         let report = ask_device(&device, &random()?, self.deadline).await.map_err(|error| refusal(&error))?;
         Ok(Kernel {
             launch: launch_field(&report, &self.sys).map_err(failing)?,
             tee: trustee_name(report.provider()),
             source: Source::Device { device, deadline: self.deadline },
+            report: Arc::new(report),
+            took: begun.elapsed(),
         })
     }
 
     /// What the guest's REST service says of itself. A refused connection is waited out early in boot.
-    async fn info(&self) -> Result<&Info, guest_api::Error> {
+    pub async fn info(&self) -> Result<&Info, guest_api::Error> {
         let asked = self.info.get_or_init(|| async {
             loop {
                 let Ok(answer) = timeout_at(self.deadline.at(), self.api.info()).await else {

@@ -267,7 +267,7 @@ fn unproven(initdata: &Initdata, standing: &Standing) -> Result<Option<MeasuredC
 
 /// The launch field in evidence that the agent gives over bytes of ours. `None` for kinds of evidence
 /// that are not parsed here.
-async fn agents_field(standing: &Standing, tee: &str) -> Result<Option<LaunchField>, Finding> {
+pub(super) async fn agents_field(standing: &Standing, tee: &str) -> Result<Option<LaunchField>, Finding> {
     #[derive(Deserialize)]
     struct Snp {
         attestation_report: SnpReport,
@@ -355,7 +355,7 @@ async fn by_token(standing: &Standing) -> Result<Option<MeasuredConfig>, Finding
 
 /// The claims, not verified: nobody but the measured configuration, which is what is looked for, could
 /// say whose signature counts. Loopback of this guest says that they are ours, as far as it goes.
-fn read_token(token: &str) -> Option<Claims> {
+pub(super) fn read_token(token: &str) -> Option<Claims> {
     match EarToken::parse(token).and_then(|unverified| unverified.claims_unverified()) {
         Ok(claims) => Some(claims),
         Err(error) => {

@@ -13,7 +13,7 @@ use super::{Deadline, cdh};
 use crate::clock::Clock;
 use crate::config::{Kbs, KbsUrl, Via};
 use crate::finding::{Class, Finding, printable};
-use crate::formats::ear::{EarToken, Status};
+use crate::formats::ear::{Claims, EarToken, Status};
 use crate::formats::kbs_uri::KbsUri;
 use crate::guest_api::Info;
 use crate::kbs::probe::{CONFIG, in_words_of};
@@ -129,6 +129,18 @@ impl Road {
         };
         let key = key.map_err(|finding| in_words_of(self.named_in, finding))?;
         key.to_pkcs8().map(Some).map_err(|_| Finding::new(Class::Bug, "the attested key cannot be exported"))
+    }
+
+    /// What the verifier says of this guest; attests if nobody has. Not verified: for a report to people, by
+    /// which nothing is decided. `None` over CDH, and for a token that is none of Trustee's.
+    pub async fn claims(&self) -> Result<Option<Claims>, Finding> {
+        let token = match &self.kind {
+            Kind::Rcar(road) => road.token().await,
+            Kind::Token(road) => road.token().await,
+            Kind::Cdh(_) => return Ok(None),
+        };
+        let token = token.map_err(|finding| in_words_of(self.named_in, finding))?;
+        Ok(EarToken::parse(&token).and_then(|unverified| unverified.claims_unverified()).ok())
     }
 
     /// The verdict of the attestation that resources were released on, where it is not good: the

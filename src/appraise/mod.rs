@@ -2,3 +2,4 @@
 //! arguments; nothing here reads a file, a socket or a clock.
 
 pub mod launch;
+pub mod words;

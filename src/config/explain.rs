@@ -17,6 +17,10 @@ const MAX_SHOWN: usize = 120;
 
 /// One line for each value: key, value, origin, provenance; aligned, each line ended.
 pub fn explain(config: &Config, sources: &Sources) -> String {
+    rows(config, sources).print()
+}
+
+fn rows<'a>(config: &Config, sources: &'a Sources) -> Table<'a> {
     let mut table = Table { sources, provenance: config.provenance.label(), rows: Vec::new() };
     table.row("serial", config.serial);
     table.row("deadline", show_duration(config.deadline));
@@ -30,7 +34,13 @@ pub fn explain(config: &Config, sources: &Sources) -> String {
     table.row("log.level", config.log.level.to_string().to_ascii_lowercase());
     table.row("log.format", if config.log.format == LogFormat::Json { "json" } else { "text" });
     table.row("overrides.allow_env", list(&config.allow_env));
-    table.print()
+    table
+}
+
+/// Key and value alone, for whoever prints by a list of keys.
+pub fn values(config: &Config) -> Vec<(String, String)> {
+    let sources = Sources::default();
+    rows(config, &sources).rows.into_iter().map(|[key, value, ..]| (key, value)).collect()
 }
 
 struct Table<'a> {

@@ -47,6 +47,15 @@ pub fn deadline(text: &str) -> Result<Duration, &'static str> {
     }
 }
 
+/// A time for `diagnose`: a person waits for it.
+pub fn timeout(text: &str) -> Result<Duration, &'static str> {
+    match grammar::duration(text) {
+        Some(duration) if (Duration::from_secs(1)..=Duration::from_secs(600)).contains(&duration) => Ok(duration),
+        Some(_) => Err("must lie between 1s and 10m"),
+        None => Err("is no duration"),
+    }
+}
+
 /// Pairs between commas. `equals` may hold commas: it takes the rest.
 fn split(flag: &str) -> Vec<&str> {
     let mut pairs = Vec::new();

@@ -9,7 +9,7 @@
 pub mod compat;
 mod decode;
 pub mod env;
-mod explain;
+pub mod explain;
 pub mod flags;
 pub mod grammar;
 pub mod keys;

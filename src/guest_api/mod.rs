@@ -8,6 +8,7 @@
 //! Source: guest-components v0.21 `api-server-rest`, as observed.
 
 mod agent;
+pub mod checks;
 mod error;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! and the key that was attested is the leaf's key where the road gives it to us. A new epoch is
 //! published whole; what was accepted under the one before goes on. [`keep()`] drives it by the clock.
 
+pub mod checks;
 mod keep;
 
 use std::collections::BTreeMap;
@@ -156,7 +157,13 @@ struct Rules {
 /// One epoch, ready to be published.
 async fn epoch(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result<(Arc<Leaf>, Served), Finding> {
     let rules = rules(terms, attested, clock).await?;
-    let issued = issue(terms, attested, clock).await?;
+    let leaf = leaf_of(terms, issue(terms, attested, clock).await?, &rules, clock)?;
+    let served = serve(terms, &leaf, rules, clock)?;
+    Ok((leaf, served))
+}
+
+/// What was issued, after our own checks.
+fn leaf_of(terms: &Terms, issued: Issued, rules: &Rules, clock: &Clock) -> Result<Arc<Leaf>, Finding> {
     let ready_made = matches!(terms.identity.source, IdentitySource::KbsCertificate { .. });
     let expected = Expected {
         spiffe: terms.identity.spiffe.as_ref(),
@@ -166,10 +173,7 @@ async fn epoch(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result
         rsa: terms.kubectl_coco,
         now: clock.now(),
     };
-    let leaf = Leaf::check(issued, &expected).map_err(|error| not_shown(&terms.identity.source, &error))?;
-    let leaf = Arc::new(leaf);
-    let served = serve(terms, &leaf, rules, clock)?;
-    Ok((leaf, served))
+    Leaf::check(issued, &expected).map(Arc::new).map_err(|error| not_shown(&terms.identity.source, &error))
 }
 
 /// The same leaf behind rules that were read again.

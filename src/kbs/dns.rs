@@ -25,7 +25,7 @@ const MAX_ADDRESSES: usize = 4;
 /// Resolves the names of KBSes.
 pub struct Resolver {
     inner: TokioResolver,
-    has_servers: bool,
+    servers: usize,
 }
 
 /// Why a name has no address. Holds no text of a server.
@@ -74,12 +74,21 @@ impl Resolver {
         // Nothing is asked twice, and a stale answer would hide what is being looked for.
         options.cache_size = 0;
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        let has_servers = !config.name_servers().is_empty();
+        let servers = config.name_servers().len();
         let inner = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
             .with_options(options)
             .build()
             .map_err(|_| DnsProblem::NoServers)?;
-        Ok(Self { inner, has_servers })
+        Ok(Self { inner, servers })
+    }
+
+    /// How many name servers are asked. Those of `/etc/resolv.conf` may be listed once for each transport.
+    pub fn servers(&self) -> usize {
+        self.servers
+    }
+
+    fn has_servers(&self) -> bool {
+        self.servers > 0
     }
 
     /// The addresses of `host`, at least one, IPv4 first. Has no timeout of its own worth relying
@@ -93,9 +102,9 @@ impl Resolver {
     fn problem(&self, error: &NetError) -> DnsProblem {
         match error {
             _ if error.is_nx_domain() => DnsProblem::NoSuchName,
-            _ if error.is_no_records_found() && self.has_servers => DnsProblem::NoAddress,
-            NetError::Proto(_) if self.has_servers => DnsProblem::BadName,
-            _ if !self.has_servers => DnsProblem::NoServers,
+            _ if error.is_no_records_found() && self.has_servers() => DnsProblem::NoAddress,
+            NetError::Proto(_) if self.has_servers() => DnsProblem::BadName,
+            _ if !self.has_servers() => DnsProblem::NoServers,
             _ => DnsProblem::NoAnswer,
         }
     }

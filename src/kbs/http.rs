@@ -77,9 +77,14 @@ pub(super) struct Answer {
 impl Answer {
     /// What time it is by the server's `Date`, seconds since 1970.
     pub(super) fn date(&self) -> Option<u64> {
-        let time = httpdate::parse_http_date(self.headers.get(DATE)?.to_str().ok()?).ok()?;
-        time.duration_since(std::time::SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs())
+        date(&self.headers)
     }
+}
+
+/// The `Date` among these headers, seconds since 1970.
+pub(super) fn date(headers: &HeaderMap) -> Option<u64> {
+    let time = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+    time.duration_since(std::time::SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 
 /// Connections to the KBSes of one configuration.

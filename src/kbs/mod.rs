@@ -7,6 +7,7 @@
 //! [`probe`] asks one question without evidence: are you there, are you the configured one, and do
 //! you speak our version?
 
+pub mod checks;
 mod dns;
 mod error;
 mod health;

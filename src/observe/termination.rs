@@ -34,6 +34,9 @@ pub struct Message<'a> {
     /// Who takes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub who: Option<Who>,
+    /// The first broken link that `diagnose` names, by its id, and after a colon what was seen there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broken: Option<&'a str>,
     /// Provenance of the configuration, where there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provenance: Option<&'a str>,
@@ -53,6 +56,7 @@ impl<'a> Message<'a> {
             why: Some(&finding.why),
             next: Some(&finding.next),
             who: Some(finding.who),
+            broken: None,
             provenance,
             version: env!("CARGO_PKG_VERSION"),
         }
@@ -69,9 +73,17 @@ impl<'a> Message<'a> {
             why: None,
             next: None,
             who: None,
+            broken: None,
             provenance,
             version: env!("CARGO_PKG_VERSION"),
         }
+    }
+
+    /// Names the first broken link.
+    #[must_use]
+    pub fn broken(mut self, broken: Option<&'a str>) -> Self {
+        self.broken = broken;
+        self
     }
 
     /// The line, newline included. Longer texts are shortened, `next` last: it is what helps.
@@ -84,6 +96,7 @@ impl<'a> Message<'a> {
                 saw: shorten(self.saw, saw),
                 why: self.why.map(|text| shorten(text, why)),
                 next: self.next.map(|text| shorten(text, next)),
+                broken: self.broken.map(|text| shorten(text, why)),
                 ..*self
             };
             if let Ok(mut line) = serde_json::to_string(&cut) {
@@ -143,7 +156,7 @@ mod tests {
         for filler in ["a", "é", "\u{1}", "\""] {
             let long = filler.repeat(5000);
             let finding = Finding::new(Class::Config, long.clone()).why(long.clone()).next(format!("correct {long}"));
-            let line = Message::refusal("init", &finding, None).line();
+            let line = Message::refusal("init", &finding, None).broken(Some(&long)).line();
             assert!(line.len() <= MAX_BYTES, "{}", line.len());
             let value: serde_json::Value = serde_json::from_str(&line).unwrap();
             assert!(value["next"].as_str().unwrap().starts_with("correct "));

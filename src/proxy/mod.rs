@@ -5,6 +5,7 @@
 pub mod about;
 pub mod access;
 pub mod backend;
+pub mod checks;
 mod connection;
 pub mod deadlines;
 pub mod exposure;

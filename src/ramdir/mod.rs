@@ -7,6 +7,7 @@
 //!
 //! Everything here is synchronous: tmpfs does not wait for a device.
 
+pub mod checks;
 mod error;
 mod judge;
 mod one;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::access::standing::Standing;
@@ -13,6 +13,7 @@ use crate::config::{
     self, Config, Document, For, Inputs, MAX_DOCUMENT, Origin, Problem, Provenance, Role, Via, problem,
 };
 use crate::finding::{Class, Finding};
+use crate::formats::ear::Claims;
 use crate::formats::kbs_uri::KbsUri;
 use crate::identity;
 use crate::observe;
@@ -44,7 +45,7 @@ pub(super) fn has_settings(ports: &Ports) -> bool {
 /// A configuration, and what was found out on the way to it.
 pub(super) struct Booted {
     pub(super) config: Config,
-    pub(super) standing: Standing,
+    pub(super) standing: Arc<Standing>,
     vouched: Option<MeasuredConfig>,
     /// The road that the configuration itself came by, with its end.
     taken: Option<(Endpoint, Road)>,
@@ -53,14 +54,8 @@ pub(super) struct Booted {
 /// The configuration of a role: of the highest provenance that there is. What was named and cannot
 /// be had is a refusal, never a reason to believe less.
 pub(super) async fn configuration(ports: &Ports, file: Option<&Path>, role: Role) -> Result<Booted, Refused> {
-    let bootstrap = config::bootstrap(&ports.env).map_err(|problems| (None, told(ports, &problems)))?;
-    if let (Some(_), Some(file)) = (&bootstrap.audience, file) {
-        return Err((
-            None,
-            two_documents(file, "COUNTERSIGN_NAMESPACE and COUNTERSIGN_WORKLOAD name a delivered configuration"),
-        ));
-    }
-    let standing = Standing::new(ports, Deadline::after(DEADLINE), in_a_pod(ports));
+    let asked = Asked::read(ports, file).map_err(|finding| (None, finding))?;
+    let standing = Arc::new(Standing::new(ports, Deadline::after(DEADLINE), in_a_pod(ports)));
     let vouched = vouch::vouched(&standing).await.map_err(|finding| (None, finding))?;
     if let Some(vouched) = &vouched {
         tracing::info!(
@@ -70,23 +65,64 @@ pub(super) async fn configuration(ports: &Ports, file: Option<&Path>, role: Role
             "initdata"
         );
     }
-    let (config, taken) = match (vouched.as_ref().and_then(in_initdata), bootstrap.audience, file) {
-        (Some(_), _, Some(file)) => {
-            return Err((None, two_documents(file, "this guest's initdata holds a countersign.toml")));
+    asked.configuration(ports, standing, vouched, role).await
+}
+
+/// Which configuration whoever started us asks for.
+pub(super) struct Asked {
+    audience: Option<For>,
+    file: Option<PathBuf>,
+}
+
+impl Asked {
+    /// Of the environment and the command line.
+    pub(super) fn read(ports: &Ports, file: Option<&Path>) -> Result<Self, Finding> {
+        let bootstrap = config::bootstrap(&ports.env).map_err(|problems| told(ports, &problems))?;
+        if let (Some(_), Some(file)) = (&bootstrap.audience, file) {
+            return Err(two_documents(
+                file,
+                "COUNTERSIGN_NAMESPACE and COUNTERSIGN_WORKLOAD name a delivered configuration",
+            ));
         }
-        (Some(document), _, None) => (resolve(ports, Some(document), role)?, None),
-        (None, Some(audience), _) => delivered(ports, &audience, &standing, vouched.as_ref(), role).await?,
-        (None, None, Some(file)) => {
-            let refuse = |finding| (Some(Provenance::Unmeasured), finding);
-            let text = read_file(file).map_err(refuse)?;
-            let origin = Origin::file(file.display().to_string());
-            let document =
-                Document { text: &text, origin, provenance: Provenance::Unmeasured, required_audience: None };
-            (resolve(ports, Some(document), role)?, None)
-        }
-        (None, None, None) => (resolve(ports, None, role)?, None),
-    };
-    Ok(Booted { config, standing, vouched, taken })
+        Ok(Self { audience: bootstrap.audience, file: file.map(Path::to_owned) })
+    }
+
+    /// Whether a KBS must deliver it: nothing in the guest holds it.
+    pub(super) fn is_delivered(&self, vouched: Option<&MeasuredConfig>) -> bool {
+        self.audience.is_some() && vouched.and_then(in_initdata).is_none()
+    }
+
+    /// Whether there is a document, or a KBS that is to deliver one.
+    pub(super) fn names_one(&self, vouched: Option<&MeasuredConfig>) -> bool {
+        self.audience.is_some() || self.file.is_some() || vouched.and_then(in_initdata).is_some()
+    }
+
+    /// The configuration, with what this guest has `vouched` for.
+    pub(super) async fn configuration(
+        self,
+        ports: &Ports,
+        standing: Arc<Standing>,
+        vouched: Option<MeasuredConfig>,
+        role: Role,
+    ) -> Result<Booted, Refused> {
+        let (config, taken) = match (vouched.as_ref().and_then(in_initdata), self.audience, self.file.as_deref()) {
+            (Some(_), _, Some(file)) => {
+                return Err((None, two_documents(file, "this guest's initdata holds a countersign.toml")));
+            }
+            (Some(document), _, None) => (resolve(ports, Some(document), role)?, None),
+            (None, Some(audience), _) => delivered(ports, &audience, &standing, vouched.as_ref(), role).await?,
+            (None, None, Some(file)) => {
+                let refuse = |finding| (Some(Provenance::Unmeasured), finding);
+                let text = read_file(file).map_err(refuse)?;
+                let origin = Origin::file(file.display().to_string());
+                let document =
+                    Document { text: &text, origin, provenance: Provenance::Unmeasured, required_audience: None };
+                (resolve(ports, Some(document), role)?, None)
+            }
+            (None, None, None) => (resolve(ports, None, role)?, None),
+        };
+        Ok(Booted { config, standing, vouched, taken })
+    }
 }
 
 fn in_initdata(vouched: &MeasuredConfig) -> Option<Document<'_>> {
@@ -144,7 +180,7 @@ impl Booted {
     }
 
     /// The KBS that trusted configuration names. An unmeasured one names none.
-    fn endpoint(&self) -> Result<Option<Endpoint>, Finding> {
+    pub(super) fn endpoint(&self) -> Result<Option<Endpoint>, Finding> {
         let own = Endpoint::of_config(&self.config.kbs);
         match (own, &self.vouched) {
             (Some(own), _) => Ok(Some(own)),
@@ -161,7 +197,7 @@ pub(super) async fn kubectl_coco(ports: &Ports) -> Result<(Booted, config::compa
     let refuse = |finding| (Some(Provenance::Unmeasured), finding);
     let contract = config::compat::read(&ports.env).map_err(|problems| refuse(told(ports, &problems)))?;
     observe::log::install(contract.config.log, ports.banner);
-    let standing = Standing::new(ports, Deadline::after(DEADLINE), in_a_pod(ports));
+    let standing = Arc::new(Standing::new(ports, Deadline::after(DEADLINE), in_a_pod(ports)));
     let vouched = vouch::vouched(&standing).await.map_err(refuse)?;
     if vouched.as_ref().and_then(in_initdata).is_some() {
         return Err(refuse(
@@ -236,6 +272,16 @@ fn resolve(ports: &Ports, document: Option<Document<'_>>, role: Role) -> Result<
 pub(super) struct ByRoad(Road);
 
 impl ByRoad {
+    /// Which way it is.
+    pub(super) fn via(&self) -> Via {
+        self.0.via()
+    }
+
+    /// What the verifier says of this guest, as far as this way shows it. Attests if nobody has.
+    pub(super) async fn claims(&self) -> Result<Option<Claims>, Finding> {
+        self.0.claims().await
+    }
+
     /// What the way is called, and a word where the KBS's policy is too lax.
     pub(super) async fn describe(&self) -> String {
         let via = self.0.via();

@@ -14,7 +14,7 @@ use crate::ramdir::{Entry, Needs, RamDir};
 use crate::secrets;
 
 pub(super) async fn run(ports: &Ports, arguments: &Get) -> Ended {
-    Ended { role: "get", provenance: Some(Provenance::Unmeasured), result: get(ports, arguments).await }
+    Ended::new("get", Some(Provenance::Unmeasured), get(ports, arguments).await)
 }
 
 async fn get(ports: &Ports, arguments: &Get) -> Result<String, Finding> {

@@ -1,9 +1,11 @@
 //! `countersign init`: the list of secrets, all or nothing, before the app starts.
 
-use super::{Ended, boot, confine};
+use std::sync::Arc;
+
+use super::{Ended, boot, confine, diagnose};
 use crate::access::Deadline;
 use crate::cli::Init;
-use crate::config::{Config, Role};
+use crate::config::{Config, Provenance, Role};
 use crate::finding::{Class, Finding};
 use crate::ports::Ports;
 use crate::sandbox::Outcome;
@@ -13,11 +15,25 @@ use crate::secrets;
 pub(super) async fn run(ports: &Ports, arguments: &Init, calls: Outcome<Calls>) -> Ended {
     let started = tokio::time::Instant::now();
     let booted = match configuration(ports, arguments).await {
-        Ok(booted) => booted,
-        Err((provenance, finding)) => return Ended { role: "init", provenance, result: Err(finding) },
+        Ok(booted) => Arc::new(booted),
+        Err((provenance, finding)) => return refused(ports, provenance, finding, None).await,
     };
     let (provenance, deadline) = (Some(booted.config.provenance), Deadline::since(started, booted.config.deadline));
-    Ended { role: "init", provenance, result: init(ports, &booted, deadline, calls).await }
+    match init(ports, &booted, deadline, calls).await {
+        Ok(summary) => Ended::new("init", provenance, Ok(summary)),
+        Err(finding) => refused(ports, provenance, finding, Some(booted)).await,
+    }
+}
+
+/// A refusal, and what the cheap part of `diagnose` finds beside it.
+async fn refused(
+    ports: &Ports,
+    provenance: Option<Provenance>,
+    finding: Finding,
+    booted: Option<Arc<boot::Booted>>,
+) -> Ended {
+    let broken = diagnose::after(ports, &finding, booted).await;
+    Ended { broken, ..Ended::new("init", provenance, Err(finding)) }
 }
 
 async fn configuration(ports: &Ports, arguments: &Init) -> Result<boot::Booted, boot::Refused> {

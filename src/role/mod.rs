@@ -2,6 +2,7 @@
 
 mod boot;
 mod confine;
+mod diagnose;
 mod get;
 mod init;
 mod report;
@@ -19,12 +20,21 @@ use crate::finding::{Class, Finding, printable};
 use crate::observe::log;
 use crate::ports::Ports;
 use crate::sandbox::{self, Outcome};
+use diagnose::Told;
 
 /// How a role ended, for the report.
 struct Ended {
     role: &'static str,
     provenance: Option<Provenance>,
     result: Result<String, Finding>,
+    /// After a refusal: the first broken link, where the cheap part of `diagnose` finds one.
+    broken: Option<String>,
+}
+
+impl Ended {
+    fn new(role: &'static str, provenance: Option<Provenance>, result: Result<String, Finding>) -> Self {
+        Self { role, provenance, result, broken: None }
+    }
 }
 
 /// Variables that kubectl-coco's manifests set. The build with feature `compat` answers them.
@@ -40,7 +50,7 @@ pub fn run(ports: &Ports, config: fn(&Ports, &cli::Config) -> u8) -> ExitCode {
     // One catch around everything: a fault of ours is a refusal with a code, not an abort.
     let code = catch_unwind(AssertUnwindSafe(|| dispatch(ports, config))).unwrap_or_else(|_| {
         let result = Err(Finding::new(Class::Bug, "an internal check failed; the line above names its place"));
-        report::end(ports, &Ended { role: "countersign", provenance: None, result })
+        report::end(ports, &Ended::new("countersign", None, result))
     });
     ExitCode::from(code)
 }
@@ -57,45 +67,51 @@ fn dispatch(ports: &Ports, config: fn(&Ports, &cli::Config) -> u8) -> u8 {
     #[cfg(feature = "compat")]
     if cli.command.is_none() && kubectl_coco(ports).is_some() && !names_a_role(ports) {
         let calls = sandbox::calls::restrict();
-        return report::end(ports, &in_runtime(ports, "sidecar", sidecar::for_kubectl_coco(ports, calls)));
+        return report::end(ports, &ended("sidecar", sidecar::for_kubectl_coco(ports, calls)));
     }
+    let told = if cli.command.is_some() { Told::ByHand } else { Told::AsARole };
     let command = match cli.command {
         Some(command) => command,
         None => match role_from_env(ports) {
             Ok(command) => command,
             Err(finding) => {
-                return report::end(ports, &Ended { role: "countersign", provenance: None, result: Err(finding) });
+                return report::end(ports, &Ended::new("countersign", None, Err(finding)));
             }
         },
     };
     match command {
         Command::Init(arguments) => {
             let calls = sandbox::calls::restrict();
-            report::end(ports, &in_runtime(ports, "init", init::run(ports, &arguments, calls)))
+            report::end(ports, &ended("init", init::run(ports, &arguments, calls)))
         }
         Command::Sidecar => {
             let calls = sandbox::calls::restrict();
-            report::end(ports, &in_runtime(ports, "sidecar", sidecar::run(ports, calls)))
+            report::end(ports, &ended("sidecar", sidecar::run(ports, calls)))
         }
         Command::Get(arguments) => {
             if let Outcome::Off(why) = sandbox::calls::restrict() {
                 tracing::debug!(seccomp = why, "sandbox");
             }
-            report::end(ports, &in_runtime(ports, "get", get::run(ports, &arguments)))
+            report::end(ports, &ended("get", get::run(ports, &arguments)))
         }
+        Command::Diagnose(arguments) => match in_runtime(diagnose::run(ports, &arguments, told)) {
+            Ok(code) => code,
+            Err(finding) => report::end(ports, &Ended::new("diagnose", None, Err(finding))),
+        },
         Command::Config(command) => config(ports, &command),
     }
 }
 
-fn in_runtime(_: &Ports, role: &'static str, work: impl Future<Output = Ended>) -> Ended {
+/// How a role ends that runs to its end.
+fn ended(role: &'static str, work: impl Future<Output = Ended>) -> Ended {
+    in_runtime(work).unwrap_or_else(|finding| Ended::new(role, None, Err(finding)))
+}
+
+fn in_runtime<T>(work: impl Future<Output = T>) -> Result<T, Finding> {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(work),
-        Err(error) => Ended {
-            role,
-            provenance: None,
-            result: Err(Finding::new(Class::Bug, format!("the asynchronous runtime did not start: {error}"))
-                .next("raise the container's limits on processes and open files")),
-        },
+        Ok(runtime) => Ok(runtime.block_on(work)),
+        Err(error) => Err(Finding::new(Class::Bug, format!("the asynchronous runtime did not start: {error}"))
+            .next("raise the container's limits on processes and open files")),
     }
 }
 
@@ -108,11 +124,10 @@ fn role_from_env(ports: &Ports) -> Result<Command, Finding> {
     match role.to_str() {
         Some("init") => Ok(Command::Init(cli::Init { config: None })),
         Some("sidecar") => Ok(Command::Sidecar),
-        Some(later @ ("diagnose" | "issuer")) => {
-            Err(Finding::new(Class::Usage, format!("COUNTERSIGN_ROLE={later} is not in this release"))
-                .why("this release has the roles `init` and `sidecar`, and the commands `get` and `config`")
-                .next("set COUNTERSIGN_ROLE=init or sidecar, or use an image of a later release"))
-        }
+        Some("diagnose") => Ok(Command::Diagnose(diagnose::as_a_role())),
+        Some("issuer") => Err(Finding::new(Class::Usage, "COUNTERSIGN_ROLE=issuer is not in this release")
+            .why("this release has the roles `init`, `sidecar` and `diagnose`, and the commands `get` and `config`")
+            .next("set COUNTERSIGN_ROLE=init, sidecar or diagnose, or use an image of a later release")),
         _ => Err(Finding::new(
             Class::Usage,
             format!("COUNTERSIGN_ROLE={} is no role", printable(&role.to_string_lossy(), 40)),

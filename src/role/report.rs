@@ -21,7 +21,11 @@ pub(super) fn end(ports: &Ports, ended: &Ended) -> u8 {
         Err(finding) => {
             let role = if ended.role == "countersign" { String::new() } else { format!(" {}", ended.role) };
             ports.say_err(&format!("countersign{role}: {finding}"));
-            termination::write(&ports.termination_log, &Message::refusal(ended.role, finding, provenance));
+            if let Some(broken) = &ended.broken {
+                ports.say_err(&format!("  first broken link: {broken}"));
+            }
+            let message = Message::refusal(ended.role, finding, provenance).broken(ended.broken.as_deref());
+            termination::write(&ports.termination_log, &message);
             finding.class.code()
         }
     }

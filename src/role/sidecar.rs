@@ -24,6 +24,7 @@ use crate::observe::plain;
 use crate::ports::Ports;
 #[cfg(feature = "compat")]
 use crate::proxy::about::About;
+use crate::proxy::checks::cannot_listen;
 use crate::proxy::deadlines::EXPOSURE;
 use crate::proxy::limits::Limits;
 use crate::proxy::socket::{self, Held};
@@ -43,7 +44,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(ports: &Ports, calls: Outcome<Calls>) -> Ended {
     let started = Instant::now();
-    let ended = |provenance, result| Ended { role: "sidecar", provenance, result };
+    let ended = |provenance, result| Ended::new("sidecar", provenance, result);
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(finding) => return ended(None, Err(finding)),
@@ -70,7 +71,7 @@ pub(super) async fn for_kubectl_coco(ports: &Ports, calls: Outcome<Calls>) -> En
         ports.say_err(line);
     }
     let started = Instant::now();
-    let ended = |provenance, result| Ended { role: "sidecar", provenance, result };
+    let ended = |provenance, result| Ended::new("sidecar", provenance, result);
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(finding) => return ended(None, Err(finding)),
@@ -464,12 +465,6 @@ fn bind(inbound: &[Inbound]) -> Result<Vec<Held>, Finding> {
 
 fn listen(key: &str, address: std::net::SocketAddr) -> Result<TcpListener, Finding> {
     socket::hold(address).and_then(Held::listen).map_err(|error| cannot_listen(key, address, &error))
-}
-
-fn cannot_listen(key: &str, address: std::net::SocketAddr, error: &std::io::Error) -> Finding {
-    Finding::new(Class::Config, format!("`{key}` {address} cannot be listened on: {}", error.kind()))
-        .why("another process of this pod has the port, or it is below 1024 and we have no capability")
-        .next(format!("choose another port in `{key}`, or move the other process"))
 }
 
 fn counted(roles: &Roles) -> Arc<Metrics> {

@@ -124,7 +124,7 @@ pub fn all_or_none<T>(attempts: Vec<Attempt<T>>) -> Result<Vec<T>, Finding> {
 
 /// Which resource a file's value is, and what to call it. For a sealed secret only a verified one
 /// says so, and where the configuration demands a resource, it must be that one.
-fn resource_of(file: &SecretFile, keys: &[(KbsUri, EcPublicJwk)]) -> Result<(KbsUri, String), Finding> {
+pub(super) fn resource_of(file: &SecretFile, keys: &[(KbsUri, EcPublicJwk)]) -> Result<(KbsUri, String), Finding> {
     let text = match &file.from {
         Source::Resource(uri) => return Ok((uri.clone(), uri.to_string())),
         Source::Sealed(text) => text,
@@ -146,7 +146,10 @@ fn resource_of(file: &SecretFile, keys: &[(KbsUri, EcPublicJwk)]) -> Result<(Kbs
     Ok((name.clone(), format!("sealed secret for {name}")))
 }
 
-async fn sealing_keys(road: &Arc<impl Resources>, uris: &[KbsUri]) -> Result<Vec<(KbsUri, EcPublicJwk)>, Finding> {
+pub(super) async fn sealing_keys(
+    road: &Arc<impl Resources>,
+    uris: &[KbsUri],
+) -> Result<Vec<(KbsUri, EcPublicJwk)>, Finding> {
     let requests = uris.iter().map(|uri| (uri.to_string(), uri.clone(), MAX_KEY_BYTES)).collect();
     let texts = all_or_none(many(road, requests).await)?;
     let mut keys = Vec::with_capacity(texts.len());

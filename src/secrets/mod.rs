@@ -1,6 +1,7 @@
 //! Secrets: fetch → unseal → check → publish. Every value is checked before any is published.
 
 pub mod check;
+pub mod checks;
 pub mod fetch;
 mod receipt;
 

@@ -8,6 +8,7 @@
 //! Source: `Documentation/ABI/testing/configfs-tsm-report`, `drivers/virt/coco`, `fs/configfs`, and
 //! what a real kernel was seen to do (the testbed's conformance list holds both to it).
 
+pub mod checks;
 mod entry;
 mod error;
 mod name;

@@ -27,6 +27,7 @@ use tokio_rustls::TlsConnector;
 
 use super::PROTOCOL_VERSION;
 use super::dns::{DnsProblem, Resolver};
+use super::http::date;
 use crate::clock::Clock;
 use crate::config::KbsUrl;
 use crate::formats::kbs_error::{BodyKind, classify_body};
@@ -58,9 +59,9 @@ pub async fn probe_with(
     budget: Duration,
     resolver: impl FnOnce() -> Result<Resolver, DnsProblem>,
 ) -> Report {
-    let mut walk = Walk { clock: clock.clone(), until: Instant::now() + budget, stages: Vec::new() };
+    let mut walk = Walk { clock: clock.clone(), until: Instant::now() + budget, stages: Vec::new(), date: None };
     let verdict = walk.all(url, ca, resolver).await.unwrap_or_else(|verdict| verdict);
-    Report::new(url.clone(), walk.stages, verdict)
+    Report::new(url.clone(), walk.stages, verdict, walk.date)
 }
 
 /// The stages passed so far, and when it must be over.
@@ -68,6 +69,7 @@ struct Walk {
     clock: Clock,
     until: Instant,
     stages: Vec<Stage>,
+    date: Option<u64>,
 }
 
 impl Walk {
@@ -99,7 +101,8 @@ impl Walk {
 
     async fn ask(&mut self, io: impl AsyncRead + AsyncWrite + Unpin + Send, url: &KbsUrl) -> Result<Verdict, Verdict> {
         let silent = Verdict::Silent(StageName::Answer);
-        let (status, body) = self.stage(StageName::Answer, 1, exchange(io, url), silent).await?;
+        let (status, date, body) = self.stage(StageName::Answer, 1, exchange(io, url), silent).await?;
+        self.date = date;
         Ok(judge(status, &body))
     }
 
@@ -157,16 +160,19 @@ async fn handshake(
         .map_err(|error| tls::explain_io(&error).map_or(Verdict::Closed(StageName::Certificate), Verdict::Tls))
 }
 
-/// One request, one answer: status and body, the body at most [`MAX_ANSWER`].
-async fn exchange(io: impl AsyncRead + AsyncWrite + Unpin + Send, url: &KbsUrl) -> Result<(u16, Vec<u8>), Verdict> {
+/// One request, one answer: status, date and body, the body at most [`MAX_ANSWER`].
+async fn exchange(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send,
+    url: &KbsUrl,
+) -> Result<(u16, Option<u64>, Vec<u8>), Verdict> {
     let request = request(url).map_err(|_| Verdict::Closed(StageName::Answer))?;
     let (mut sender, connection) =
         http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(io)).await.map_err(|error| broken(&error))?;
     let exchange = async {
         let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
-        let status = response.status().as_u16();
+        let (status, date) = (response.status().as_u16(), date(response.headers()));
         match Limited::new(response.into_body(), MAX_ANSWER).collect().await {
-            Ok(body) => Ok((status, body.to_bytes().to_vec())),
+            Ok(body) => Ok((status, date, body.to_bytes().to_vec())),
             Err(error) if error.is::<LengthLimitError>() => {
                 Err(Verdict::NotAKbs { status, body: "a body without end" })
             }

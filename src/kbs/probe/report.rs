@@ -17,6 +17,7 @@ pub struct Report {
     url: KbsUrl,
     stages: Vec<Stage>,
     verdict: Verdict,
+    date: Option<u64>,
 }
 
 /// One stage, passed or broken off.
@@ -110,8 +111,19 @@ pub fn in_words_of(named_in: &str, finding: Finding) -> Finding {
 }
 
 impl Report {
-    pub(super) fn new(url: KbsUrl, stages: Vec<Stage>, verdict: Verdict) -> Self {
-        Self { url, stages, verdict }
+    pub(super) fn new(url: KbsUrl, stages: Vec<Stage>, verdict: Verdict, date: Option<u64>) -> Self {
+        Self { url, stages, verdict, date }
+    }
+
+    /// Of which KBS.
+    pub fn url(&self) -> &KbsUrl {
+        &self.url
+    }
+
+    /// What time it was by the answer's `Date`, seconds since 1970. For people: whether it is the KBS that
+    /// answered, the verdict says.
+    pub fn date(&self) -> Option<u64> {
+        self.date
     }
 
     /// What it came to.

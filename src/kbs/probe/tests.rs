@@ -136,7 +136,7 @@ fn a_kbs_of_the_initdata_is_mended_there_and_not_in_kbs() {
     verdicts.extend(names.map(Verdict::Name));
     let mut reworded = 0;
     for verdict in verdicts {
-        let report = Report::new(url(true, "kbs.test", 8080), Vec::new(), verdict);
+        let report = Report::new(url(true, "kbs.test", 8080), Vec::new(), verdict, None);
         let plain = report.finding().unwrap();
         assert_eq!(report.finding_named_in(CONFIG), Some(plain.clone()));
         let finding = report.finding_named_in("the mounted initdata").unwrap();

@@ -31,6 +31,13 @@ impl Document {
         self
     }
 
+    /// With this agent policy, in place of the one in the generator's shape.
+    #[must_use]
+    pub fn policy(mut self, text: &str) -> Self {
+        self.entries.retain(|(name, _)| name != "policy.rego");
+        self.entry("policy.rego", text)
+    }
+
     /// With this configuration of ours.
     #[must_use]
     pub fn countersign(self, text: &str) -> Self {

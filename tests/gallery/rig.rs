@@ -1,0 +1,227 @@
+//! What every world of the gallery is held to, and the page that is written from it.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use countersign::finding::Class;
+use countersign_testbed::expect::starts_with_a_verb;
+use countersign_testbed::guest_signer::Signer;
+use countersign_testbed::kbs::{Kbs, Policy, RunningKbs};
+use countersign_testbed::pki::Ca;
+use countersign_testbed::tee::{Document, Guest, SnpGuest, TdxGuest};
+use countersign_testbed::world::{Cmd, Run, RunningSigner, World};
+use serde_json::Value;
+
+/// One broken world.
+pub struct Case {
+    /// The test that makes it.
+    pub name: &'static str,
+    /// What is broken, as a heading.
+    pub title: &'static str,
+    /// What the guest shows.
+    pub road: &'static str,
+    /// The first broken link; where nothing is broken, the first warning.
+    pub first: &'static str,
+    /// Its class.
+    pub class: Class,
+    /// Whether it is a warning only.
+    pub warning: bool,
+    /// What `next` names: a file, field, key or command.
+    pub names: &'static str,
+}
+
+pub const CDH: &str = "127.0.0.1:8006 with CDH, as stock Kata";
+pub const AGENT: &str = "127.0.0.1:8006 with `all`";
+pub const DIRECT: &str = "configfs-tsm (a simulated TEE)";
+
+/// The page's lock: tests run beside each other.
+static PAGE: Mutex<()> = Mutex::new(());
+
+/// What was asked, and what came of it.
+pub fn asked(run: &Run) -> Value {
+    let json: String = run.stdout.lines().map(|line| line.strip_prefix("SIMULATED: ").unwrap_or(line)).collect();
+    serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {}", run.output()))
+}
+
+/// The record of this id, the first if there are several.
+pub fn check<'v>(all: &'v Value, id: &str) -> &'v Value {
+    all["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap_or(&Value::Null)
+}
+
+/// Holds a run to its case, and the page to the run.
+#[track_caller]
+pub fn hold(world: &World, case: &Case, all: &[Case], run: Run) -> Value {
+    assert!(!run.timed_out, "{}", run.output());
+    let said = asked(&run);
+    let state = if case.warning { "warn" } else { "fail" };
+    let first = said["checks"].as_array().unwrap().iter().find(|check| check["state"] == state);
+    let first = first.unwrap_or_else(|| panic!("nothing is said to be {state}: {}", run.output()));
+    assert_eq!(first["id"], case.first, "{}", run.output());
+    assert_eq!(first["class"], case.class.label(), "{}", run.output());
+    let next = first["next"].as_str().unwrap();
+    assert!(starts_with_a_verb(next), "{next}");
+    assert!(next.contains(case.names), "`next` names {}: {next}", case.names);
+    if case.warning {
+        assert_eq!(said["broken"], Value::Null, "{}", run.output());
+        assert_eq!(run.code, Some(0), "{}", run.output());
+    } else {
+        assert_eq!(said["broken"]["id"], case.first);
+        assert_eq!(run.code, Some(i32::from(case.class.code())), "{}", run.output());
+    }
+    assert!(said["verdict"].as_str().unwrap().contains(case.first), "{}", run.output());
+    page_says(case, all, &section(world, case, first));
+    said
+}
+
+fn path() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/troubleshooting.md")
+}
+
+/// A switch for whoever writes the page; the product reads its environment through `Ports`.
+#[allow(clippy::disallowed_methods)]
+fn blessing() -> bool {
+    std::env::var_os("COUNTERSIGN_BLESS").is_some()
+}
+
+fn section(world: &World, case: &Case, first: &Value) -> String {
+    let text = |field: &str| normal(world, first[field].as_str().unwrap_or_default());
+    let link = if case.warning { "first warning" } else { "first broken link" };
+    let exit = if case.warning { 0 } else { case.class.code() };
+    format!(
+        "## {}\n\n- **the guest shows**: {}\n- **{link}**: `{}`, class [{}](errors.md#{}-{}), exit {exit}\n\
+         - **saw**: {}\n- **cause**: {}\n- **next**: {}\n- **who**: {}\n",
+        case.title,
+        case.road,
+        case.first,
+        case.class.label(),
+        case.class.code(),
+        case.class.label(),
+        text("saw"),
+        text("cause"),
+        text("next"),
+        text("who"),
+    )
+}
+
+/// Without what differs from run to run: directories of the test, digests, seconds.
+fn normal(world: &World, text: &str) -> String {
+    let mut words: Vec<String> = Vec::new();
+    let own = world.directory().display().to_string();
+    for word in text.split(' ') {
+        let bare: String = word.chars().filter(char::is_ascii_hexdigit).collect();
+        let word = if word.contains("/countersign-world-") || word.contains(&own) {
+            let tail = word.rsplit('/').next().unwrap_or_default();
+            format!("/…/{tail}")
+        } else if bare.len() >= 40 && bare.len() + 2 >= word.len() {
+            "…".to_owned()
+        } else {
+            word.to_owned()
+        };
+        words.push(word);
+    }
+    words.join(" ")
+}
+
+const HEAD: &str = "\
+<!-- Written by tests/diagnose_gallery.rs from worlds that are broken on purpose. Change those, not this. -->
+
+# Troubleshooting
+
+Run `countersign diagnose` where it does not work ([diagnose.md](diagnose.md)). Below is what it says in
+worlds that were broken on purpose, each by one thing: each entry is a test, and the text is what the
+program printed. Words of the message at hand may differ by your names and addresses.
+";
+
+#[track_caller]
+fn page_says(case: &Case, all: &[Case], section: &str) {
+    let _lock = PAGE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut page = std::fs::read_to_string(path()).unwrap_or_default();
+    if blessing() {
+        let mut sections: Vec<(usize, String)> = split(&page)
+            .into_iter()
+            .filter_map(|old| Some((place_of(all, &old)?, old)))
+            .filter(|(_, old)| !old.starts_with(&format!("## {}\n", case.title)))
+            .collect();
+        sections.push((place_of(all, section).unwrap(), section.to_owned()));
+        sections.sort();
+        let body: Vec<String> = sections.into_iter().map(|(_, text)| text).collect();
+        page = format!("{HEAD}\n{}", body.join("\n"));
+        std::fs::write(path(), &page).unwrap();
+    }
+    assert!(
+        page.contains(section),
+        "docs/troubleshooting.md differs: run `COUNTERSIGN_BLESS=1 cargo test --test diagnose_gallery`; it is now\n{section}"
+    );
+}
+
+fn split(page: &str) -> Vec<String> {
+    page.split("\n## ").skip(1).map(|rest| format!("## {}\n", rest.trim_end())).collect()
+}
+
+fn place_of(all: &[Case], section: &str) -> Option<usize> {
+    all.iter().position(|case| section.starts_with(&format!("## {}\n", case.title)))
+}
+
+/// The page has each case once, in the order of the table, and nothing else.
+pub fn the_page_is_the_table(all: &[Case]) {
+    let page = std::fs::read_to_string(path()).unwrap();
+    assert!(page.starts_with(HEAD), "the head of docs/troubleshooting.md differs");
+    let titles: Vec<String> = split(&page).iter().map(|s| s.lines().next().unwrap().to_owned()).collect();
+    let expected: Vec<String> = all.iter().map(|case| format!("## {}", case.title)).collect();
+    assert_eq!(titles, expected);
+}
+
+/// A guest with hardware of its own, launched with initdata that configures everything, and its KBS.
+pub struct Direct {
+    pub world: World,
+    pub kbs: RunningKbs,
+    pub signer: RunningSigner,
+    pub document: Document,
+}
+
+/// What the configuration in the initdata asks for.
+pub const SECRET: &str = "[[secrets.file]]\npath = \"db/password\"\nfrom = \"kbs:///payments/db/password\"\n";
+
+impl Direct {
+    /// `script` is the hardware's. `change` makes the KBS another.
+    pub fn new(script: &str, change: impl FnOnce(Kbs) -> Kbs, secrets: &str) -> Self {
+        Self::with(script, change, secrets, "", |document| document)
+    }
+
+    pub fn with(
+        script: &str,
+        change: impl FnOnce(Kbs) -> Kbs,
+        secrets: &str,
+        kbs_keys: &str,
+        document: impl FnOnce(Document) -> Document,
+    ) -> Self {
+        let world = World::new().unwrap();
+        let ca = Ca::new("kbs");
+        let kbs = Kbs::healthy()
+            .tls(ca.leaf(&["127.0.0.1"]))
+            .resource("payments/db/password", "alpha")
+            .policy(Policy::Affirming)
+            .reference(&Guest::Snp(SnpGuest::genoa()))
+            .reference(&Guest::Tdx(TdxGuest::v4()));
+        let kbs = world.kbs("127.0.0.1:8443", change(kbs));
+        let directory = world.ramdir().unwrap().join("secrets");
+        let config = format!(
+            "version = 1\n[kbs]\nurl = [\"{}\"]\nca = \"\"\"\n{}\"\"\"\n{kbs_keys}[secrets]\ndirectory = \"{}\"\n{secrets}",
+            kbs.url(),
+            ca.pem(),
+            directory.display(),
+        );
+        let document = document(Document::of_kbs(&kbs.url(), ca.pem()).countersign(&config));
+        let signer = world.signer(Signer::answering(script).launched_with(&document.digest()));
+        Self { world, kbs, signer, document }
+    }
+
+    pub fn diagnose(&self) -> Cmd<'_> {
+        self.diagnose_with(&self.document.text())
+    }
+
+    /// With other initdata mounted than the hardware was launched with.
+    pub fn diagnose_with(&self, initdata: &str) -> Cmd<'_> {
+        self.world.sim(&["diagnose", "--json"]).tee(&self.signer).initdata(initdata)
+    }
+}
