@@ -50,7 +50,7 @@ const CASES: [Case; 36] = [
     broken("another_service_on_8006", "Another service listens on 8006", CDH, "guest.api", Class::GuestApi, "127.0.0.1:8006"),
     broken("secret_not_released_by_cdh", "CDH gets no secret, and nothing names the KBS", CDH, "secrets.file", Class::Backend, "[kbs].url"),
     broken("configuration_not_delivered", "The workload's configuration is not at the KBS", CDH, "config.delivered", Class::Backend, "kbs:///default/countersign/payments.api"),
-    broken("configuration_with_a_typo", "A key of the configuration is misspelt", CDH, "config.document", Class::Config, "secrets.file[0].path"),
+    broken("configuration_with_a_typo", "A key of the configuration is misspelt", CDH, "config.document", Class::Config, "countersign.toml"),
     broken("kbs_not_started", "The KBS does not run", CDH, "kbs.connect", Class::Unreachable, "[kbs].url"),
     broken("wrong_namespace_in_the_url", "The KBS's URL has the wrong namespace", CDH, "kbs.name", Class::Unreachable, "[kbs].url"),
     broken("name_servers_silent", "The name servers do not answer", CDH, "kbs.name", Class::Unreachable, "/etc/resolv.conf"),
@@ -182,7 +182,7 @@ fn configuration_not_delivered() {
 fn configuration_with_a_typo() {
     let world = World::new().unwrap().guest(guest());
     let file = world.directory().join("countersign.toml");
-    std::fs::write(&file, format!("version = 1\n{}", SECRET.replace("path", "pahT"))).unwrap();
+    std::fs::write(&file, format!("version = 1\n{SECRET}exepct = {{ format = \"utf8\" }}\n")).unwrap();
     let run = world.countersign(&["diagnose", "--json", "--config"]).arg(file).run();
     hold(&world, "configuration_with_a_typo", run);
 }

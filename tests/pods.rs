@@ -35,6 +35,10 @@ countersign_testbed::main! {
     one_memory_volume_is_shared_with_the_modes_of_kata [Pods],
     a_pod_without_its_configmap_does_not_start [Pods],
     a_pod_that_nothing_injected_gets_nothing [Pods],
+    the_annotation_makes_the_init_container_diagnose [Pods],
+    the_role_by_env_diagnoses_and_ends [Pods],
+    at_a_guests_shell_diagnose_names_the_broken_link [Pods],
+    init_that_fails_leaves_the_first_broken_link_in_its_message [Pods],
 }
 
 const IMAGE: &str =
@@ -66,6 +70,11 @@ struct Made {
 }
 
 fn made(world: &World, name: &str, workload: &str, initdata: &str) -> Made {
+    made_of(world, &std::fs::read_to_string(example(name)).unwrap(), workload, initdata)
+}
+
+/// The same for a manifest at hand.
+fn made_of(world: &World, manifest: &str, workload: &str, initdata: &str) -> Made {
     let file = |name: &str, text: &str| {
         let path = world.directory().join(name);
         std::fs::write(&path, text).unwrap();
@@ -74,7 +83,7 @@ fn made(world: &World, name: &str, workload: &str, initdata: &str) -> Made {
     let initdata = file("initdata.toml", initdata);
     let maps = tool(&["initdata", "configmap", "--workload", workload, "--namespace", "payments", &initdata]);
     let given = file("maps.yaml", &maps);
-    let app = example(name).display().to_string();
+    let app = file("app.yaml", manifest);
     let pods = tool(&["render", "-f", &app, "--tier", "dev", "--image", IMAGE, "--configmap", &given, "--pods"]);
     Made { pod: documents(&pods).remove(0), maps: documents(&maps) }
 }
@@ -413,4 +422,69 @@ fn a_pod_that_nothing_injected_gets_nothing() {
     pod.complete();
     let said = &pod.end_of("api").output;
     assert!(said.contains(" 500 ") && !said.contains("countersign/secrets"), "{said}");
+}
+
+/// The pod's message of the init container, and how it ended.
+fn init_of(pod: &Running<'_>) -> (Option<i32>, Value, String) {
+    let init = pod.end_of("countersign-init");
+    (init.code, serde_json::from_str(init.message.trim()).unwrap_or(Value::Null), init.output.clone())
+}
+
+fn the_annotation_makes_the_init_container_diagnose() {
+    let world = world(stock("api").answer("payments/db/password", Answer::Empty));
+    let plain = std::fs::read_to_string(example("http-api")).unwrap();
+    let (with, without) = (
+        "metadata:\n      annotations: { countersign.dev/diagnose: \"true\" }\n      labels",
+        "metadata:\n      labels",
+    );
+    let made = made_of(&world, &plain.replacen(without, with, 1), "api", INITDATA).app(READ);
+    let pod = made.change(|pod| pod["spec"]["restartPolicy"] = json!("Never")).start(&world);
+    assert_eq!(pod.phase, "Failed");
+    let (code, message, output) = init_of(&pod);
+    assert_eq!(code, Some(i32::from(Class::Content.code())), "{output}");
+    assert_eq!((&message["role"], &message["broken"]), (&json!("diagnose"), &json!("secrets.file")), "{message:#}");
+    assert!(output.contains("FAIL  secrets.file") && output.contains("SKIP  guest.configfs"), "{output}");
+    assert!(output.contains("broken: secrets.file (content-refused, exit 65); to act: app security"), "{output}");
+}
+
+fn the_role_by_env_diagnoses_and_ends() {
+    let world = world(stock("api"));
+    let made = made(&world, "http-api", "api", INITDATA).app("ls -A /run/countersign/secrets; echo the app ran");
+    let mut pod = made
+        .change(|pod| {
+            let env = pod["spec"]["initContainers"][0]["env"].as_array_mut().unwrap();
+            let role = env.iter_mut().find(|one| one["name"] == "COUNTERSIGN_ROLE").unwrap();
+            role["value"] = json!("diagnose");
+        })
+        .start(&world);
+    pod.complete();
+    let (code, message, output) = init_of(&pod);
+    assert_eq!(code, Some(0), "{output}");
+    assert_eq!(message["class"], "ok", "{message:#}");
+    assert!(output.contains("PASS  secrets.file") && output.contains("nothing is broken"), "{output}");
+    assert!(!pod.end_of("api").output.contains("countersign\n"), "nothing was published");
+    assert!(pod.end_of("api").output.contains("the app ran"));
+}
+
+fn at_a_guests_shell_diagnose_names_the_broken_link() {
+    let world = world(stock("api").answer("payments/db/password", Answer::LoginPage200));
+    let made = made(&world, "http-api", "api", INITDATA).app("true").change(|pod| {
+        let ours = &mut pod["spec"]["initContainers"][0];
+        ours["command"] = json!(["/bin/sh", "-c", "/countersign diagnose --skip sidecar; echo it ended with $?"]);
+    });
+    let pod = made.start(&world);
+    let (_, message, output) = init_of(&pod);
+    assert!(output.contains("broken: secrets.file (guest-api, exit 72); to act: app developer"), "{output}");
+    assert!(output.contains("it ended with 72"), "{output}");
+    assert_eq!(message, Value::Null, "the message is the container's own, not that of whoever is at its shell");
+}
+
+fn init_that_fails_leaves_the_first_broken_link_in_its_message() {
+    let world = world(stock("api").path("/info", [Answer::LoginPage200]));
+    let made = made(&world, "http-api", "api", INITDATA).app(READ);
+    let pod = made.change(|pod| pod["spec"]["restartPolicy"] = json!("Never")).start(&world);
+    let (code, message, output) = init_of(&pod);
+    assert_eq!(code, Some(i32::from(Class::GuestApi.code())), "{output}");
+    assert!(message["broken"].as_str().unwrap().starts_with("guest.api: "), "{message:#}");
+    assert_eq!(message["role"], "init");
 }

@@ -146,13 +146,22 @@ impl Standing {
 
     /// What the guest's REST service says of itself. A refused connection is waited out early in boot.
     pub async fn info(&self) -> Result<&Info, guest_api::Error> {
+        self.info_until(self.boot_until).await
+    }
+
+    /// The same without waiting, for a guest that has another way. Whoever asks later is told the same.
+    pub async fn info_at_once(&self) -> Result<&Info, guest_api::Error> {
+        self.info_until(Instant::now()).await
+    }
+
+    async fn info_until(&self, boot_until: Instant) -> Result<&Info, guest_api::Error> {
         let asked = self.info.get_or_init(|| async {
             loop {
                 let Ok(answer) = timeout_at(self.deadline.at(), self.api.info()).await else {
                     return Err(guest_api::Error::Closed);
                 };
                 match answer {
-                    Err(error) if error.is_refused() && Instant::now() < self.boot_until => {
+                    Err(error) if error.is_refused() && Instant::now() < boot_until => {
                         tracing::debug!("the guest's REST service is not up yet");
                         sleep(BOOT_PAUSE).await;
                     }

@@ -69,7 +69,7 @@ pub fn hold(world: &World, case: &Case, all: &[Case], run: Run) -> Value {
         assert_eq!(run.code, Some(i32::from(case.class.code())), "{}", run.output());
     }
     assert!(said["verdict"].as_str().unwrap().contains(case.first), "{}", run.output());
-    page_says(case, all, &section(world, case, first));
+    page_says(case, all, &section(world, case, first, &said));
     said
 }
 
@@ -83,13 +83,21 @@ fn blessing() -> bool {
     std::env::var_os("COUNTERSIGN_BLESS").is_some()
 }
 
-fn section(world: &World, case: &Case, first: &Value) -> String {
+fn section(world: &World, case: &Case, first: &Value, said: &Value) -> String {
     let text = |field: &str| normal(world, first[field].as_str().unwrap_or_default());
     let link = if case.warning { "first warning" } else { "first broken link" };
     let exit = if case.warning { 0 } else { case.class.code() };
+    // What the verifier said is often why something later was refused.
+    let verdict = check(said, "attest.verdict");
+    let beside = if verdict["state"] == "warn" {
+        let text = |field: &str| normal(world, verdict[field].as_str().unwrap_or_default());
+        format!("- **beside it**: `attest.verdict` warns: {}. {}\n", text("saw"), text("next"))
+    } else {
+        String::new()
+    };
     format!(
         "## {}\n\n- **the guest shows**: {}\n- **{link}**: `{}`, class [{}](errors.md#{}-{}), exit {exit}\n\
-         - **saw**: {}\n- **cause**: {}\n- **next**: {}\n- **who**: {}\n",
+         - **saw**: {}\n- **cause**: {}\n- **next**: {}\n- **who**: {}\n{beside}",
         case.title,
         case.road,
         case.first,
@@ -103,17 +111,33 @@ fn section(world: &World, case: &Case, first: &Value) -> String {
     )
 }
 
-/// Without what differs from run to run: directories of the test, digests, seconds.
+/// Without what differs from run to run and from machine to machine: directories of the test, digests,
+/// counts of tries, file systems.
 fn normal(world: &World, text: &str) -> String {
-    let mut words: Vec<String> = Vec::new();
+    const DISKS: [&str; 4] = ["ext4,", "xfs,", "btrfs,", "overlay,"];
     let own = world.directory().display().to_string();
+    let mut words: Vec<String> = Vec::new();
     for word in text.split(' ') {
-        let bare: String = word.chars().filter(char::is_ascii_hexdigit).collect();
+        let hex: String = word.chars().filter(char::is_ascii_hexdigit).collect();
+        let digits = word.trim_start_matches('(');
+        let before = words.last().map_or("", String::as_str);
+        let end = if word.ends_with(',') { "," } else { "" };
         let word = if word.contains("/countersign-world-") || word.contains(&own) {
             let tail = word.rsplit('/').next().unwrap_or_default();
-            format!("/…/{tail}")
-        } else if bare.len() >= 40 && bare.len() + 2 >= word.len() {
-            "…".to_owned()
+            format!("{}/…/{tail}", if word.starts_with('`') { "`" } else { "" })
+        } else if hex.len() >= 16 && hex.len() + 2 >= word.chars().count() {
+            format!("…{end}")
+        } else if digits.len() >= 5 && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            "N".to_owned()
+        } else if before == "at" && words.iter().rev().nth(1).is_some_and(|word| word == "mounted") {
+            "/…,".to_owned()
+        } else if DISKS.contains(&word) {
+            "ext4,".to_owned()
+        } else if matches!(word, "tries)" | "tries") && before.trim_start_matches('(').parse::<u32>().is_ok() {
+            let count = if before.starts_with('(') { "(N" } else { "N" };
+            words.pop();
+            words.push(count.to_owned());
+            word.to_owned()
         } else {
             word.to_owned()
         };
@@ -179,6 +203,10 @@ pub struct Direct {
     pub document: Document,
 }
 
+/// An agent policy that pins a container, in the shape of Kata's generator.
+const PINNING: &str = "package agent_policy\ndefault CreateContainerRequest := false\n\
+                       default ExecProcessRequest := false\npolicy_data := {\"containers\": [{}]}\n";
+
 /// What the configuration in the initdata asks for.
 pub const SECRET: &str = "[[secrets.file]]\npath = \"db/password\"\nfrom = \"kbs:///payments/db/password\"\n";
 
@@ -211,7 +239,7 @@ impl Direct {
             ca.pem(),
             directory.display(),
         );
-        let document = document(Document::of_kbs(&kbs.url(), ca.pem()).countersign(&config));
+        let document = document(Document::of_kbs(&kbs.url(), ca.pem()).policy(PINNING).countersign(&config));
         let signer = world.signer(Signer::answering(script).launched_with(&document.digest()));
         Self { world, kbs, signer, document }
     }

@@ -80,9 +80,28 @@ impl<'a> Book<'a> {
         self.chosen.cheap
     }
 
-    /// Whether the question is asked at all.
-    pub(super) fn wants(&self, check: &Check) -> bool {
+    /// Whether the question belongs to this walk.
+    fn lists(&self, check: &Check) -> bool {
         (check.cheap || !self.chosen.cheap) && self.chosen.wants(check.id, &super::order())
+    }
+
+    /// Whether it is asked: what is left out is listed as such.
+    pub(super) fn wants(&self, check: &Check) -> bool {
+        self.lists(check) && !self.leaves_out(check)
+    }
+
+    fn leaves_out(&self, check: &Check) -> bool {
+        self.chosen.skip.iter().any(|word| Chosen::names(word, check.id))
+    }
+
+    /// Writes down what was never come to: every question of the walk has an answer.
+    pub(super) fn finish(&mut self) {
+        for check in super::order() {
+            if self.of(check.id).next().is_none() {
+                let none = Outcome::Skip("nothing to ask about".to_owned());
+                self.note(check, None, none, Duration::ZERO);
+            }
+        }
     }
 
     /// Asks: only what is wanted, and only where what it needs has passed.
@@ -97,7 +116,7 @@ impl<'a> Book<'a> {
         subject: Option<String>,
         answer: impl Future<Output = (Outcome, Option<T>)>,
     ) -> Option<T> {
-        if !self.wants(check) {
+        if !self.lists(check) {
             return None;
         }
         if let Some(reason) = self.unmet(check) {
@@ -113,7 +132,7 @@ impl<'a> Book<'a> {
 
     /// Writes down what is known without asking.
     pub(super) fn note(&mut self, check: &'static Check, subject: Option<String>, outcome: Outcome, took: Duration) {
-        if self.wants(check) {
+        if self.lists(check) {
             let skipped = self.unmet(check).map(Outcome::Skip);
             self.write(check, subject, skipped.unwrap_or(outcome), took);
         }
@@ -121,7 +140,7 @@ impl<'a> Book<'a> {
 
     /// Why the question cannot be asked, if it cannot.
     fn unmet(&self, check: &Check) -> Option<String> {
-        if self.chosen.skip.iter().any(|word| Chosen::names(word, check.id)) {
+        if self.leaves_out(check) {
             return Some("left out by --skip".to_owned());
         }
         if !check.needs.is_empty() && !check.needs.iter().any(|id| self.passed(id)) {

@@ -79,6 +79,7 @@ impl<'a> Walk<'a> {
         if let Some(booted) = self.booted.clone() {
             self.resources(book, &booted).await;
         }
+        book.finish();
         self.booted
     }
 
@@ -94,7 +95,11 @@ impl<'a> Walk<'a> {
         // At a person's prompt on any machine the service's absence is no surprise.
         let expected = boot::in_a_pod(ports) || boot::has_settings(ports) || self.arguments.config.is_some();
         let api = &guest_api::checks::API;
-        book.ask(api, async { guest_api::checks::api(self.standing.info().await, kernel || !expected) }).await;
+        book.ask(api, async {
+            let info = if kernel { self.standing.info_at_once().await } else { self.standing.info().await };
+            guest_api::checks::api(info, kernel || !expected)
+        })
+        .await;
         let answers = book.passed(api.id);
         let (failed, told) = (book.failed(api.id), self.told(answers).await);
         book.ask(&host::TEE, async {
