@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use super::standing::{Kernel, Standing};
 use super::vouch::{self, MeasuredConfig};
-use crate::appraise::words;
+use crate::appraise::{replay, words};
 use crate::check::{Check, Outcome};
 use crate::config::{Provenance, Via};
-use crate::evidence::{snp, tdx};
+use crate::evidence::{eventlog, snp, tdx};
 use crate::finding::{Class, Finding, Who, printable};
 use crate::formats::ear::{Claims, Status};
 use crate::formats::hex;
 use crate::formats::initdata::{AgentPolicy, Initdata};
-use crate::tsm::Provider;
+use crate::tsm::{self, Provider};
 
 /// A report that takes longer than this was held up: SNP firmware answers in milliseconds and admits one
 /// request in about two seconds, a TDX quote takes about a second.
@@ -39,6 +39,14 @@ pub const POLICY: Check = Check::new(
     "evidence.policy",
     "what does the evidence say of this guest",
     "a guest that its host may debug keeps no secret; measurement and TCB must be known to the verifier",
+)
+.needs(&["evidence.report"]);
+
+/// The firmware's log.
+pub const LOG: Check = Check::new(
+    "evidence.log",
+    "does the event log give the quote's registers",
+    "the verifier replays it to know which kernel and command line booted",
 )
 .needs(&["evidence.report"]);
 
@@ -90,7 +98,7 @@ pub const VERDICT: Check = Check::new(
 
 /// The questions of this room.
 pub fn checks() -> Vec<&'static Check> {
-    vec![&REPORT, &POLICY, &MOUNT, &OWN, &AGENT_POLICY, &WAY, &SESSION, &VERDICT]
+    vec![&REPORT, &POLICY, &LOG, &MOUNT, &OWN, &AGENT_POLICY, &WAY, &SESSION, &VERDICT]
 }
 
 /// Asks for evidence over fresh bytes, by the first way that gives it. With what the kernel gave.
@@ -219,6 +227,37 @@ fn debugged(saw: String, what: &str, place: &str) -> Outcome {
         Finding::new(Class::EvidenceRejected, saw)
             .why(format!("the {what}: the host may read its memory, so it keeps no secret"))
             .next(format!("remove the debug flag from the {place} in the runtime's `configuration.toml`"))
+            .who(Who::Platform),
+    )
+}
+
+/// Replays the firmware's event log against a TD's quote. `sys` is where sysfs is mounted.
+pub fn log(kernel: &Kernel, sys: &Path) -> Outcome {
+    if kernel.report.provider() != Provider::Tdx {
+        return Outcome::Skip("only a TD's registers are extended with a log".to_owned());
+    }
+    let bytes = match tsm::event_log(sys) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => {
+            return Outcome::Skip("the firmware's log is not shown here: runtimes mask /sys/firmware".to_owned());
+        }
+        Err(error) => return Outcome::Warn(error.finding()),
+    };
+    let Ok(quote) = tdx::Quote::parse(kernel.report.outblob()) else {
+        return Outcome::Skip("evidence.policy failed".to_owned());
+    };
+    let events = eventlog::trim(&bytes).and_then(|log| eventlog::events(&log));
+    let differs = match &events {
+        Ok(events) => match replay::replay(events, &quote.body.rtmr) {
+            Ok(counted) => return Outcome::Pass(format!("{counted} events give RTMR0 to RTMR2 of the quote")),
+            Err(differs) => differs.to_string(),
+        },
+        Err(error) => format!("the event log {error}"),
+    };
+    Outcome::Warn(
+        Finding::new(Class::EvidenceRejected, differs)
+            .why("a verifier that replays the log finds another boot than the registers show")
+            .next("check the guest's firmware and boot loader: the log is `/sys/firmware/acpi/tables/data/CCEL`")
             .who(Who::Platform),
     )
 }

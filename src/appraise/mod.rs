@@ -2,4 +2,5 @@
 //! arguments; nothing here reads a file, a socket or a clock.
 
 pub mod launch;
+pub mod replay;
 pub mod words;

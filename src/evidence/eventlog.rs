@@ -55,6 +55,55 @@ pub struct EventLog<'a> {
     pub events: usize,
 }
 
+/// One event of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// Which register it was measured into, as the CC measurement protocol of UEFI counts (2.10,
+    /// §38.4.1): 0 is MRTD, 1 to 4 are RTMR 0 to 3.
+    pub register: u32,
+    /// Its type (`EV_…`).
+    pub kind: u32,
+    /// Its SHA-384 digest, where it has one: the one that a TD's registers are extended with.
+    pub sha384: Option<&'a [u8]>,
+    /// What it says of what was measured. For some types that is what was measured.
+    pub data: &'a [u8],
+}
+
+/// `TPM_ALG_SHA384` (TCG "Algorithm Registry", table 3).
+const SHA384: u16 = 0x000c;
+
+/// The events of a trimmed log, in order, without the first, which measures nothing.
+pub fn events<'a>(log: &EventLog<'a>) -> Result<Vec<Event<'a>>, Error> {
+    let mut events = Vec::with_capacity(log.events);
+    let mut at = after(log.bytes, FIRST_HEAD)?;
+    for _ in 0..log.events {
+        let (event, end) = event(log.bytes, at)?;
+        events.push(event);
+        at = end;
+    }
+    Ok(events)
+}
+
+/// The event at `at`, and where it ends.
+fn event(log: &[u8], at: usize) -> Result<(Event<'_>, usize), Error> {
+    let end = event_end(log, at)?;
+    let number = |place: usize| u32_at(log, at.saturating_add(place)).ok_or(Error::Truncated);
+    let (register, kind, count) = (number(0)?, number(4)?, number(8)?);
+    let mut place = at.saturating_add(12);
+    let mut sha384 = None;
+    for _ in 0..count {
+        let algorithm = u16_at(log, place).ok_or(Error::Truncated)?;
+        let length = digest_len(algorithm)?;
+        place = place.saturating_add(2);
+        if algorithm == SHA384 {
+            sha384 = log.get(place..place.saturating_add(length));
+        }
+        place = place.saturating_add(length);
+    }
+    let data = log.get(place.saturating_add(4)..end).ok_or(Error::Truncated)?;
+    Ok((Event { register, kind, sha384, data }, end))
+}
+
 /// Finds the end of the last event.
 pub fn trim(log: &[u8]) -> Result<EventLog<'_>, Error> {
     if log.len() > MAX_BYTES {

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use super::Ports;
 use crate::check::{Check, Outcome};
@@ -17,6 +18,9 @@ const MAX_BYTES: u64 = 16 * 1024;
 
 /// First kernel with `/sys/kernel/config/tsm/report` (commit 70e6f7e2b985, "configfs-tsm").
 const TSM_KERNEL: (u32, u32) = (6, 7);
+
+/// Seconds from 1970 to the year 10000, which HTTP's form of a date does not have.
+const YEAR_10000: u64 = 253_402_300_800;
 
 /// The chassis asset tag of every Azure VM (waagent and cloud-init look for it).
 const AZURE_TAG: &str = "7783-7084-3265-9085-8269-3286-77";
@@ -49,12 +53,13 @@ pub fn checks() -> Vec<&'static Check> {
 /// Version, and who runs it.
 pub fn binary(ports: &Ports) -> Outcome {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let committed = option_env!("COUNTERSIGN_COMMITTED").unwrap_or("unknown");
+    let unix = option_env!("COUNTERSIGN_COMMITTED").and_then(|text| text.parse::<u64>().ok());
+    let committed = unix.filter(|unix| *unix < YEAR_10000).map_or_else(
+        || "a build without a commit date".to_owned(),
+        |unix| format!("committed {}", httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(unix))),
+    );
     let simulated = if ports.banner.is_some() { ", SIMULATED" } else { "" };
-    Outcome::Pass(format!(
-        "countersign {}, committed at {committed}, uid {uid}, gid {gid}{simulated}",
-        env!("CARGO_PKG_VERSION")
-    ))
+    Outcome::Pass(format!("countersign {}, {committed}, uid {uid}, gid {gid}{simulated}", env!("CARGO_PKG_VERSION")))
 }
 
 /// The kernel's release.

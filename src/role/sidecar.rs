@@ -507,7 +507,7 @@ fn raise_descriptors() -> usize {
     now.and_then(|count| usize::try_from(count).ok()).unwrap_or(1_000_000)
 }
 
-fn unmeasured() -> Finding {
+pub(super) fn unmeasured() -> Finding {
     Finding::new(Class::Config, "the sidecar was given no configuration that it may believe")
         .why("who may call, and by whose certificates, is not for the control plane to say: plain variables and files are")
         .next(

@@ -24,8 +24,12 @@ const SHAPE: u8 = 1;
 pub(super) fn record(record: &Record, colour: bool) -> String {
     let label = record.outcome.label().to_ascii_uppercase();
     let mut text = String::new();
-    let took = record.took.as_millis();
-    let head = format!("{label}  {:<ID$} {took:>6} ms  ", record.check.id);
+    // What was not asked took no time.
+    let took = match record.outcome {
+        Outcome::Skip(_) => String::new(),
+        _ => format!("{} ms", record.took.as_millis()),
+    };
+    let head = format!("{label}  {:<ID$} {took:>9}  ", record.check.id);
     let subject = record.subject.as_ref().map_or(String::new(), |subject| format!("[{subject}] "));
     wrap(&mut text, &head, &format!("{subject}{}", record.outcome.saw()), INDENT);
     if let Some(finding) = record.outcome.finding() {

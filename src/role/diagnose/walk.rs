@@ -11,7 +11,7 @@ use crate::access::{Deadline, hint};
 use crate::check::{Check, Outcome};
 use crate::cli::Diagnose;
 use crate::clock;
-use crate::config::{Config, Format, Role, Source, Via};
+use crate::config::{Config, Format, Provenance, Role, Source, Via};
 use crate::finding::{Class, Finding};
 use crate::formats::initdata::Initdata;
 use crate::guest_api;
@@ -22,6 +22,7 @@ use crate::ports::{Ports, host};
 use crate::proxy::checks as proxy;
 use crate::ramdir::{self, Needs};
 use crate::role::boot::{self, Booted, ByRoad};
+use crate::role::sidecar;
 use crate::secrets::checks as secrets;
 use crate::tsm;
 
@@ -113,10 +114,15 @@ impl<'a> Walk<'a> {
         let evidence = book.ask_for(&access::REPORT, None, access::report(&self.standing)).await;
         let in_full = self.arguments.show_ids;
         match evidence {
-            Some(kernel) => book.ask(&access::POLICY, async { access::policy(kernel, in_full) }).await,
+            Some(kernel) => {
+                book.ask(&access::POLICY, async { access::policy(kernel, in_full) }).await;
+                book.ask(&access::LOG, async { access::log(kernel, &ports.sys) }).await;
+            }
             None => {
-                let skip = Outcome::Skip("no report of the kernel to read".to_owned());
-                book.note(&access::POLICY, None, skip, Duration::ZERO);
+                for check in [&access::POLICY, &access::LOG] {
+                    let skip = Outcome::Skip("no report of the kernel to read".to_owned());
+                    book.note(check, None, skip, Duration::ZERO);
+                }
             }
         }
     }
@@ -369,7 +375,11 @@ impl<'a> Walk<'a> {
 
     async fn sidecar(&self, book: &mut Book<'_>, config: &Config, road: Option<&Arc<ByRoad>>) {
         let clock = &self.ports.clock;
-        let (outcome, terms) = identity::terms(&config.roles);
+        let (mut outcome, terms) = identity::terms(&config.roles);
+        if terms.is_some() && config.provenance == Provenance::Unmeasured {
+            // `init` reads such a document all the same.
+            outcome = Outcome::Warn(sidecar::unmeasured());
+        }
         book.note(&identity::TERMS, None, outcome, Duration::ZERO);
         let Some(terms) = terms else { return };
         if let Some(road) = road.filter(|_| !book.failed(access::SESSION.id)) {
