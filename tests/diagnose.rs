@@ -10,10 +10,12 @@ mod rig;
 use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use countersign::finding::Class;
 use countersign_testbed::guest::{Answer, GuestApi};
+use countersign_testbed::kbs::{Decision, Kbs, Policy};
 use countersign_testbed::world::{Cmd, World};
 use rig::{Direct, SECRET, asked, check};
 
@@ -30,6 +32,7 @@ countersign_testbed::main! {
     init_that_fails_names_the_first_broken_link [GuestPort, Memory],
     init_and_diagnose_agree_on_the_class [GuestPort, Memory],
     ids_are_shortened_unless_asked_for [GuestPort, Memory],
+    a_canary_that_is_denied_passes [GuestPort, Memory],
     the_bundle_holds_no_secret [GuestPort, Memory],
     refused_bundle_over_a_file_that_exists [GuestPort],
 }
@@ -203,6 +206,19 @@ fn ids_are_shortened_unless_asked_for() {
     };
     assert_eq!(measurement(&pod.diagnose().run()).chars().count(), 17);
     assert_eq!(measurement(&pod.diagnose().arg("--show-ids").run()).len(), 96);
+}
+
+fn a_canary_that_is_denied_passes() {
+    let canary = "canary = \"kbs:///canary/never/released\"\n";
+    let strict = |kbs: Kbs| {
+        let decide: Decision = Arc::new(|path, _| path != "canary/never/released");
+        kbs.policy(Policy::Custom(decide)).resource("canary/never/released", "tweet")
+    };
+    let pod = Direct::with("snp", strict, SECRET, canary, |document| document);
+    let run = pod.diagnose().run().expect_code(0);
+    let said = asked(&run);
+    assert_eq!(check(&said, "secrets.canary")["saw"], "kbs:///canary/never/released is denied by policy");
+    assert_eq!(pod.kbs.attestations(), 1, "a refusal by policy costs no attestation");
 }
 
 /// Whatever could be a secret is planted as a canary, and looked for in the bundle as it is.

@@ -13,7 +13,6 @@ use crate::cli::Diagnose;
 use crate::clock;
 use crate::config::{Config, Format, Provenance, Role, Source, Via};
 use crate::finding::{Class, Finding};
-use crate::formats::initdata::Initdata;
 use crate::guest_api;
 use crate::identity::checks as identity;
 use crate::kbs::checks as kbs;
@@ -45,7 +44,7 @@ pub(super) const DELIVERED: Check = Check::new(
     "what COUNTERSIGN_NAMESPACE and COUNTERSIGN_WORKLOAD name must be there, and be for this workload",
 )
 .needs(&["guest.configfs", "guest.device", "guest.api"])
-.after(&["initdata.own"]);
+.after(&["initdata.own", "config.document"]);
 
 /// What is found out on the way.
 pub(super) struct Walk<'a> {
@@ -53,6 +52,8 @@ pub(super) struct Walk<'a> {
     arguments: &'a Diagnose,
     standing: Arc<Standing>,
     booted: Option<Arc<Booted>>,
+    /// A configuration that the KBS is to deliver, and what is vouched for by then.
+    delivered: Option<(boot::Asked, Option<MeasuredConfig>)>,
 }
 
 type Vouched = Result<Option<MeasuredConfig>, Finding>;
@@ -63,20 +64,19 @@ impl<'a> Walk<'a> {
         // A kernel that hangs must not take the time of all that comes after it.
         let (half, third) = (Deadline::after(until.left() / 2), until.left() / 3);
         let standing = Standing::new(ports, half, boot::in_a_pod(ports)).waiting(third);
-        Self { ports, arguments, standing: Arc::new(standing), booted }
+        Self { ports, arguments, standing: Arc::new(standing), booted, delivered: None }
     }
 
     /// All of it. Gives the configuration, where there is one.
     pub(super) async fn all(mut self, book: &mut Book<'_>) -> Option<Arc<Booted>> {
         self.guest(book).await;
-        let (mounted, vouched) = self.initdata(book).await;
-        self.document(book, &vouched).await;
+        let vouched = self.initdata(book).await;
+        self.document(book, vouched.as_ref()).await;
         book.ask(&clock::FLOOR, async { clock::floor(&self.ports.clock) }).await;
         book.ask(&kbs::RESOLVER, async { kbs::resolver() }).await;
         book.ask(&kbs::PROXIES, async { kbs::proxies(&host::proxies(self.ports)) }).await;
-        self.kbs(book, &vouched).await;
-        self.delivered(book, vouched).await;
-        drop(mounted);
+        self.kbs(book, vouched.as_ref()).await;
+        self.delivered(book).await;
         if let Some(booted) = self.booted.clone() {
             self.resources(book, &booted).await;
         }
@@ -147,7 +147,8 @@ impl<'a> Walk<'a> {
         if answers { self.standing.info().await.ok()?.tee.clone() } else { None }
     }
 
-    async fn initdata(&self, book: &mut Book<'_>) -> (Result<Option<Initdata>, Finding>, Option<Vouched>) {
+    /// The initdata, and who vouches for it.
+    async fn initdata(&self, book: &mut Book<'_>) -> Option<Vouched> {
         let mounted = vouch::mounted(&self.ports.initdata);
         book.ask(&access::MOUNT, async { access::mount(&mounted) }).await;
         let vouched = if let Err(finding) = &mounted {
@@ -168,11 +169,11 @@ impl<'a> Walk<'a> {
         };
         let outcome = policy.map_or_else(|| Outcome::Skip("no initdata to read".to_owned()), access::agent_policy);
         book.note(&access::AGENT_POLICY, None, outcome, Duration::ZERO);
-        (mounted, vouched)
+        vouched
     }
 
-    /// A configuration that is in the guest already. One that the KBS delivers comes later.
-    async fn document(&mut self, book: &mut Book<'_>, vouched: &Option<Vouched>) {
+    /// A configuration that is in the guest already. One that the KBS delivers is only remembered.
+    async fn document(&mut self, book: &mut Book<'_>, vouched: Option<&Vouched>) {
         if let Some(booted) = &self.booted {
             book.note(&DOCUMENT, None, Outcome::Pass(described(&booted.config)), Duration::ZERO);
             return;
@@ -182,8 +183,9 @@ impl<'a> Walk<'a> {
             return;
         }
         let (ports, file, standing) = (self.ports, self.arguments.config.as_deref(), Arc::clone(&self.standing));
-        let skip = |why: &str| (Outcome::Skip(why.to_owned()), None);
+        let mut delivered = None;
         let answer = async {
+            let skip = |why: &str| (Outcome::Skip(why.to_owned()), None);
             let vouched = match vouched {
                 Some(Err(_)) => return skip("initdata.own failed, and nothing less may be believed in its place"),
                 Some(Ok(vouched)) => vouched.clone(),
@@ -194,6 +196,7 @@ impl<'a> Walk<'a> {
                 Err(finding) => return (Outcome::Fail(finding), None),
             };
             if asked.is_delivered(vouched.as_ref()) {
+                delivered = Some((asked, vouched));
                 return skip("the KBS delivers it: see config.delivered");
             }
             if !asked.names_one(vouched.as_ref()) && !boot::has_settings(ports) {
@@ -202,18 +205,13 @@ impl<'a> Walk<'a> {
             read(asked.configuration(ports, standing, vouched, Role::Diagnose).await)
         };
         self.booted = book.ask_for(&DOCUMENT, None, answer).await;
+        self.delivered = delivered;
     }
 
-    async fn delivered(&mut self, book: &mut Book<'_>, vouched: Option<Vouched>) {
-        let (ports, file, standing) = (self.ports, self.arguments.config.as_deref(), Arc::clone(&self.standing));
-        let asked = boot::Asked::read(ports, file).ok();
-        let vouched = match vouched {
-            Some(Err(_)) => return,
-            Some(Ok(vouched)) => vouched,
-            None => None,
-        };
-        let Some(asked) = asked.filter(|asked| self.booted.is_none() && asked.is_delivered(vouched.as_ref())) else {
-            let skip = Outcome::Skip("no delivered configuration is asked for".to_owned());
+    async fn delivered(&mut self, book: &mut Book<'_>) {
+        let (ports, standing) = (self.ports, Arc::clone(&self.standing));
+        let Some((asked, vouched)) = self.delivered.take() else {
+            let skip = Outcome::Skip("config.document asks for no delivery".to_owned());
             book.note(&DELIVERED, None, skip, Duration::ZERO);
             return;
         };
@@ -222,7 +220,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Each KBS that anybody names, asked without evidence.
-    async fn kbs(&self, book: &mut Book<'_>, vouched: &Option<Vouched>) {
+    async fn kbs(&self, book: &mut Book<'_>, vouched: Option<&Vouched>) {
         let all = [&kbs::NAME, &kbs::CONNECT, &kbs::CERTIFICATE, &kbs::ANSWER, &kbs::TIME];
         if !all.iter().any(|check| book.wants(check)) {
             return;
