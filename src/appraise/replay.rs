@@ -71,7 +71,7 @@ fn one(events: &[Event<'_>], register: usize, quoted: &[u8; LEN]) -> Result<usiz
         if value == quoted {
             next_after_quoted = Some(place.saturating_add(1));
         }
-        value = digest(&SHA384, &[&value, digest_of_it].concat()).as_ref().to_vec();
+        value = digest(&SHA384, &[value.as_slice(), digest_of_it].concat()).as_ref().to_vec();
         counted = counted.saturating_add(1);
     }
     match next_after_quoted {
@@ -89,8 +89,11 @@ mod tests {
         digest(&SHA384, bytes).as_ref().to_vec()
     }
 
+    /// Register, type, digest, data.
+    type Logged = (u32, u32, Vec<u8>, Vec<u8>);
+
     /// Events of two registers, and what they give.
-    fn logged() -> (Vec<(u32, u32, Vec<u8>, Vec<u8>)>, [[u8; LEN]; 4]) {
+    fn logged() -> (Vec<Logged>, [[u8; LEN]; 4]) {
         let mut rtmr = [[0; LEN]; 4];
         let mut events = Vec::new();
         for (register, kind, data) in [(1, 4, b"sep"), (2, 13, b"ini"), (1, 0x8000_0007, b"act"), (2, 4, b"end")] {
@@ -102,7 +105,7 @@ mod tests {
         (events, rtmr)
     }
 
-    fn judged(events: &[(u32, u32, Vec<u8>, Vec<u8>)], rtmr: &[[u8; LEN]; 4]) -> Result<usize, Differs> {
+    fn judged(events: &[Logged], rtmr: &[[u8; LEN]; 4]) -> Result<usize, Differs> {
         let events: Vec<Event<'_>> = events
             .iter()
             .map(|(register, kind, sha384, data)| Event {

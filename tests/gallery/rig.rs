@@ -13,44 +13,44 @@ use countersign_testbed::world::{Cmd, Run, RunningSigner, World};
 use serde_json::Value;
 
 /// One broken world.
-pub struct Case {
+pub(crate) struct Case {
     /// The test that makes it.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What is broken, as a heading.
-    pub title: &'static str,
+    pub(crate) title: &'static str,
     /// What the guest shows.
-    pub road: &'static str,
+    pub(crate) road: &'static str,
     /// The first broken link; where nothing is broken, the first warning.
-    pub first: &'static str,
+    pub(crate) first: &'static str,
     /// Its class.
-    pub class: Class,
+    pub(crate) class: Class,
     /// Whether it is a warning only.
-    pub warning: bool,
+    pub(crate) warning: bool,
     /// What `next` names: a file, field, key or command.
-    pub names: &'static str,
+    pub(crate) names: &'static str,
 }
 
-pub const CDH: &str = "127.0.0.1:8006 with CDH, as stock Kata";
-pub const AGENT: &str = "127.0.0.1:8006 with `all`";
-pub const DIRECT: &str = "configfs-tsm (a simulated TEE)";
+pub(crate) const CDH: &str = "127.0.0.1:8006 with CDH, as stock Kata";
+pub(crate) const AGENT: &str = "127.0.0.1:8006 with `all`";
+pub(crate) const DIRECT: &str = "configfs-tsm (a simulated TEE)";
 
 /// The page's lock: tests run beside each other.
 static PAGE: Mutex<()> = Mutex::new(());
 
 /// What was asked, and what came of it.
-pub fn asked(run: &Run) -> Value {
+pub(crate) fn asked(run: &Run) -> Value {
     let json: String = run.stdout.lines().map(|line| line.strip_prefix("SIMULATED: ").unwrap_or(line)).collect();
     serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {}", run.output()))
 }
 
 /// The record of this id, the first if there are several.
-pub fn check<'v>(all: &'v Value, id: &str) -> &'v Value {
+pub(crate) fn check<'v>(all: &'v Value, id: &str) -> &'v Value {
     all["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap_or(&Value::Null)
 }
 
 /// Holds a run to its case, and the page to the run.
 #[track_caller]
-pub fn hold(world: &World, case: &Case, all: &[Case], run: Run) -> Value {
+pub(crate) fn hold(world: &World, case: &Case, all: &[Case], run: Run) -> Value {
     assert!(!run.timed_out, "{}", run.output());
     let said = asked(&run);
     let state = if case.warning { "warn" } else { "fail" };
@@ -187,7 +187,7 @@ fn place_of(all: &[Case], section: &str) -> Option<usize> {
 }
 
 /// The page has each case once, in the order of the table, and nothing else.
-pub fn the_page_is_the_table(all: &[Case]) {
+pub(crate) fn the_page_is_the_table(all: &[Case]) {
     let page = std::fs::read_to_string(path()).unwrap();
     assert!(page.starts_with(HEAD), "the head of docs/troubleshooting.md differs");
     let titles: Vec<String> = split(&page).iter().map(|s| s.lines().next().unwrap().to_owned()).collect();
@@ -196,11 +196,11 @@ pub fn the_page_is_the_table(all: &[Case]) {
 }
 
 /// A guest with hardware of its own, launched with initdata that configures everything, and its KBS.
-pub struct Direct {
-    pub world: World,
-    pub kbs: RunningKbs,
-    pub signer: RunningSigner,
-    pub document: Document,
+pub(crate) struct Direct {
+    pub(crate) world: World,
+    pub(crate) kbs: RunningKbs,
+    pub(crate) signer: RunningSigner,
+    pub(crate) document: Document,
 }
 
 /// An agent policy that pins a container, in the shape of Kata's generator.
@@ -208,15 +208,15 @@ const PINNING: &str = "package agent_policy\ndefault CreateContainerRequest := f
                        default ExecProcessRequest := false\npolicy_data := {\"containers\": [{}]}\n";
 
 /// What the configuration in the initdata asks for.
-pub const SECRET: &str = "[[secrets.file]]\npath = \"db/password\"\nfrom = \"kbs:///payments/db/password\"\n";
+pub(crate) const SECRET: &str = "[[secrets.file]]\npath = \"db/password\"\nfrom = \"kbs:///payments/db/password\"\n";
 
 impl Direct {
     /// `script` is the hardware's. `change` makes the KBS another.
-    pub fn new(script: &str, change: impl FnOnce(Kbs) -> Kbs, secrets: &str) -> Self {
+    pub(crate) fn new(script: &str, change: impl FnOnce(Kbs) -> Kbs, secrets: &str) -> Self {
         Self::with(script, change, secrets, "", |document| document)
     }
 
-    pub fn with(
+    pub(crate) fn with(
         script: &str,
         change: impl FnOnce(Kbs) -> Kbs,
         secrets: &str,
@@ -244,12 +244,12 @@ impl Direct {
         Self { world, kbs, signer, document }
     }
 
-    pub fn diagnose(&self) -> Cmd<'_> {
+    pub(crate) fn diagnose(&self) -> Cmd<'_> {
         self.diagnose_with(&self.document.text())
     }
 
     /// With other initdata mounted than the hardware was launched with.
-    pub fn diagnose_with(&self, initdata: &str) -> Cmd<'_> {
+    pub(crate) fn diagnose_with(&self, initdata: &str) -> Cmd<'_> {
         self.world.sim(&["diagnose", "--json"]).tee(&self.signer).initdata(initdata)
     }
 }
