@@ -44,7 +44,7 @@ const fn warned(
 }
 
 #[rustfmt::skip]
-const CASES: [Case; 36] = [
+static CASES: [Case; 36] = [
     broken("rest_service_not_up", "The guest's REST service is not up", CDH, "guest.api", Class::GuestApi, "agent.guest_components_procs"),
     broken("rest_feature_off", "The REST service has `resource` off", CDH, "secrets.file", Class::GuestApi, "agent.guest_components_rest_api"),
     broken("another_service_on_8006", "Another service listens on 8006", CDH, "guest.api", Class::GuestApi, "127.0.0.1:8006"),
@@ -84,12 +84,11 @@ const CASES: [Case; 36] = [
 ];
 
 fn case(name: &str) -> &'static Case {
-    static ALL: [Case; 36] = CASES;
-    ALL.iter().find(|case| case.name == name).expect("the table has it")
+    CASES.iter().find(|case| case.name == name).expect("the table has it")
 }
 
 #[track_caller]
-fn hold(world: &World, name: &str, run: Run) -> Value {
+fn hold(world: &World, name: &str, run: &Run) -> Value {
     rig::hold(world, case(name), &CASES, run)
 }
 
@@ -146,37 +145,37 @@ fn with_kbs(name: &str, kbs: impl FnOnce(&Ca) -> Option<Kbs>) {
         world.kbs("127.0.0.1:8443", kbs);
     }
     let run = by_file(&world, "https://127.0.0.1:8443", ca.pem()).run();
-    hold(&world, name, run);
+    hold(&world, name, &run);
 }
 
 fn rest_service_not_up() {
     let world = World::new().unwrap();
     let run = by_env_within(&world, "6s").run();
-    hold(&world, "rest_service_not_up", run);
+    hold(&world, "rest_service_not_up", &run);
 }
 
 fn rest_feature_off() {
     let world = World::new().unwrap().guest(GuestApi::healthy().feature_off());
     let run = by_env(&world).run();
-    hold(&world, "rest_feature_off", run);
+    hold(&world, "rest_feature_off", &run);
 }
 
 fn another_service_on_8006() {
     let world = World::new().unwrap().guest(guest().path("/info", [Answer::LoginPage200]));
     let run = by_env(&world).run();
-    hold(&world, "another_service_on_8006", run);
+    hold(&world, "another_service_on_8006", &run);
 }
 
 fn secret_not_released_by_cdh() {
     let world = World::new().unwrap().guest(GuestApi::healthy());
     let run = by_env(&world).run();
-    hold(&world, "secret_not_released_by_cdh", run);
+    hold(&world, "secret_not_released_by_cdh", &run);
 }
 
 fn configuration_not_delivered() {
     let world = World::new().unwrap().guest(guest());
     let run = by_delivery(&world).run();
-    hold(&world, "configuration_not_delivered", run);
+    hold(&world, "configuration_not_delivered", &run);
 }
 
 fn configuration_with_a_typo() {
@@ -184,7 +183,7 @@ fn configuration_with_a_typo() {
     let file = world.directory().join("countersign.toml");
     std::fs::write(&file, format!("version = 1\n{SECRET}exepct = {{ format = \"utf8\" }}\n")).unwrap();
     let run = world.countersign(&["diagnose", "--json", "--config"]).arg(file).run();
-    hold(&world, "configuration_with_a_typo", run);
+    hold(&world, "configuration_with_a_typo", &run);
 }
 
 fn kbs_not_started() {
@@ -197,20 +196,20 @@ fn wrong_namespace_in_the_url() {
     let world = World::private().unwrap().guest(GuestApi::healthy()).dns(dns).unwrap();
     world.kbs("127.0.0.1:8443", Kbs::healthy().tls(ca.leaf(&["kbs.trustee.svc"])));
     let run = by_file(&world, "https://kbs.trustees.svc:8443", ca.pem()).run();
-    hold(&world, "wrong_namespace_in_the_url", run);
+    hold(&world, "wrong_namespace_in_the_url", &run);
 }
 
 fn name_servers_silent() {
     let world = World::private().unwrap().guest(GuestApi::healthy()).dns(Dns::silent()).unwrap();
     let run = by_file(&world, "https://kbs.trustee.svc:8443", Ca::new("the KBS's").pem()).run();
-    hold(&world, "name_servers_silent", run);
+    hold(&world, "name_servers_silent", &run);
 }
 
 fn network_policy() {
     let world = World::private().unwrap().guest(GuestApi::healthy());
     // RFC 5737: nobody's. A private world has no way to it.
     let run = by_file(&world, "https://192.0.2.7:8443", Ca::new("the KBS's").pem()).run();
-    hold(&world, "network_policy", run);
+    hold(&world, "network_policy", &run);
 }
 
 fn kbs_silent() {
@@ -218,7 +217,7 @@ fn kbs_silent() {
     // Taken by the kernel, and never accepted.
     let _listener = world.listen("127.0.0.1:8443").unwrap();
     let run = by_file(&world, "https://127.0.0.1:8443", Ca::new("the KBS's").pem()).run();
-    hold(&world, "kbs_silent", run);
+    hold(&world, "kbs_silent", &run);
 }
 
 fn certificate_expired() {
@@ -231,7 +230,7 @@ fn certificate_is_a_ca() {
     let pem = own.pem().to_owned();
     world.kbs("127.0.0.1:8443", Kbs::healthy().tls(own));
     let run = by_file(&world, "https://127.0.0.1:8443", &pem).run();
-    hold(&world, "certificate_is_a_ca", run);
+    hold(&world, "certificate_is_a_ca", &run);
 }
 
 fn certificate_by_another_ca() {
@@ -253,7 +252,7 @@ fn another_protocol_version() {
 fn secret_is_empty() {
     let world = World::new().unwrap().guest(guest().answer("payments/db/password", Answer::Empty));
     let run = by_env(&world).run();
-    hold(&world, "secret_is_empty", run);
+    hold(&world, "secret_is_empty", &run);
 }
 
 fn sealed_by_another_key() {
@@ -268,7 +267,7 @@ fn sealed_by_another_key() {
     let api = guest().secret("default/countersign/payments.api", text).secret("payments/seal/key", listed.public_jwk());
     let world = world.guest(api);
     let run = by_delivery(&world).run();
-    hold(&world, "sealed_by_another_key", run);
+    hold(&world, "sealed_by_another_key", &run);
 }
 
 fn destination_on_disk() {
@@ -279,7 +278,7 @@ fn destination_on_disk() {
         .env("COUNTERSIGN_SECRETS", "db/password=kbs:///payments/db/password")
         .env("COUNTERSIGN_SECRETS_DIRECTORY", disk.join("secrets"))
         .run();
-    hold(&world, "destination_on_disk", run);
+    hold(&world, "destination_on_disk", &run);
 }
 
 fn swap_on() {
@@ -290,7 +289,7 @@ fn swap_on() {
         .env("COUNTERSIGN_SECRETS", "db/password=kbs:///payments/db/password")
         .env("COUNTERSIGN_SECRETS_DIRECTORY", directory)
         .run();
-    hold(&world, "swap_on", run);
+    hold(&world, "swap_on", &run);
 }
 
 /// A configuration with a sidecar, which the KBS delivers.
@@ -310,7 +309,7 @@ fn app_on_every_address() {
     let world = meshed();
     let _app = world.listen("0.0.0.0:8080").unwrap();
     let run = by_delivery(&world).run();
-    let said = hold(&world, "app_on_every_address", run);
+    let said = hold(&world, "app_on_every_address", &run);
     for id in ["sidecar.terms", "sidecar.trust", "sidecar.certificate", "sidecar.listener"] {
         assert_eq!(check(&said, id)["state"], "pass", "{said:#}");
     }
@@ -324,7 +323,7 @@ fn with_clock(name: &str, offset: i64) {
     let kbs = format!("url = [\"https://127.0.0.1:8443\"]\nca = \"\"\"\n{}\"\"\"\n", ca.pem());
     let file = file(&world, &kbs, &world.ramdir().unwrap().display().to_string(), "");
     let run = world.sim(&["diagnose", "--json", "--sim-clock-offset", &offset.to_string(), "--config"]).arg(file).run();
-    hold(&world, name, run);
+    hold(&world, name, &run);
 }
 
 fn clock_ahead_by_a_day() {
@@ -340,7 +339,7 @@ fn sample_guest_denied() {
     let kbs = world.kbs("127.0.0.1:8443", Kbs::healthy().resource("payments/db/password", "alpha"));
     let world = world.guest(GuestApi::healthy().attester(Guest::Sample).kbs(&kbs));
     let run = by_env(&world).run();
-    let said = hold(&world, "sample_guest_denied", run);
+    let said = hold(&world, "sample_guest_denied", &run);
     let verdict = check(&said, "attest.verdict");
     assert_eq!(verdict["state"], "warn", "{said:#}");
     assert!(verdict["saw"].as_str().unwrap().contains("sample"), "{verdict:#}");
@@ -353,63 +352,63 @@ fn agent_policy_permissive_and_only_the_agent_vouches() {
     let (text, snp) = (document.text(), SnpGuest::genoa().initdata(&document.digest()));
     let world = world.guest(GuestApi::healthy().attester(Guest::Snp(snp)).kbs(&kbs).initdata(&text));
     let run = world.sim(&["diagnose", "--json", "--timeout", "20s"]).initdata(&text).run();
-    hold(&world, "agent_policy_permissive_and_only_the_agent_vouches", run);
+    hold(&world, "agent_policy_permissive_and_only_the_agent_vouches", &run);
 }
 
 fn initdata_algorithm_misspelt() {
     let pod = Direct::new("snp", |kbs| kbs, SECRET);
     let text = pod.document.text().replace("sha384", "sha-384");
     let run = pod.diagnose_with(&text).run();
-    hold(&pod.world, "initdata_algorithm_misspelt", run);
+    hold(&pod.world, "initdata_algorithm_misspelt", &run);
 }
 
 fn initdata_edited_by_a_space() {
     let pod = Direct::new("snp", |kbs| kbs, SECRET);
     let run = pod.diagnose_with(&format!("{} ", pod.document.text())).run();
-    hold(&pod.world, "initdata_edited_by_a_space", run);
+    hold(&pod.world, "initdata_edited_by_a_space", &run);
     assert_eq!(pod.kbs.attestations(), 0);
 }
 
 fn initdata_under_an_old_annotation() {
     let pod = Direct::new("snp+host-data=00", |kbs| kbs, SECRET);
     let run = pod.diagnose().run();
-    hold(&pod.world, "initdata_under_an_old_annotation", run);
+    hold(&pod.world, "initdata_under_an_old_annotation", &run);
 }
 
 fn agent_policy_permissive() {
     let pod = Direct::with("snp", |kbs| kbs, SECRET, "", |document| document.policy(PERMISSIVE));
     let run = pod.diagnose().run();
-    hold(&pod.world, "agent_policy_permissive", run);
+    hold(&pod.world, "agent_policy_permissive", &run);
 }
 
 fn debug_guest() {
     let pod = Direct::new("snp+debug", |kbs| kbs, SECRET);
     let run = pod.diagnose().run();
-    hold(&pod.world, "debug_guest", run);
+    hold(&pod.world, "debug_guest", &run);
 }
 
 fn quote_service_down() {
     let pod = Direct::new("errno:110*9,tdx", |kbs| kbs, SECRET);
     let run = pod.diagnose().run();
-    hold(&pod.world, "quote_service_down", run);
+    hold(&pod.world, "quote_service_down", &run);
 }
 
 fn snp_firmware_throttled() {
     let pod = Direct::new("errno:16*1000000,snp", |kbs| kbs, SECRET);
     let run = pod.diagnose().args(&["--timeout", "4s"]).run();
-    hold(&pod.world, "snp_firmware_throttled", run);
+    hold(&pod.world, "snp_firmware_throttled", &run);
 }
 
 fn evidence_not_believed() {
     let pod = Direct::new("snp+other-key", |kbs| kbs, SECRET);
     let run = pod.diagnose().run();
-    hold(&pod.world, "evidence_not_believed", run);
+    hold(&pod.world, "evidence_not_believed", &run);
 }
 
 fn reference_value_not_registered() {
     let pod = Direct::new("snp+other-measurement", |kbs| kbs, SECRET);
     let run = pod.diagnose().run();
-    let said = hold(&pod.world, "reference_value_not_registered", run);
+    let said = hold(&pod.world, "reference_value_not_registered", &run);
     let verdict = check(&said, "attest.verdict");
     assert_eq!(verdict["state"], "warn", "{said:#}");
     assert!(verdict["next"].as_str().unwrap().contains("snp_launch_measurement"), "{verdict:#}");
@@ -421,7 +420,7 @@ fn lax_policy() {
     let lax = |kbs: Kbs| kbs.policy(Policy::AllowAll).resource("canary/never/released", "tweet");
     let pod = Direct::with("snp", lax, SECRET, canary, |document| document);
     let run = pod.diagnose().run();
-    hold(&pod.world, "lax_policy", run);
+    hold(&pod.world, "lax_policy", &run);
 }
 
 fn the_page_is_the_table() {

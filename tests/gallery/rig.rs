@@ -50,9 +50,9 @@ pub(crate) fn check<'v>(all: &'v Value, id: &str) -> &'v Value {
 
 /// Holds a run to its case, and the page to the run.
 #[track_caller]
-pub(crate) fn hold(world: &World, case: &Case, all: &[Case], run: Run) -> Value {
+pub(crate) fn hold(world: &World, case: &Case, all: &[Case], run: &Run) -> Value {
     assert!(!run.timed_out, "{}", run.output());
-    let said = asked(&run);
+    let said = asked(run);
     let state = if case.warning { "warn" } else { "fail" };
     let first = said["checks"].as_array().unwrap().iter().find(|check| check["state"] == state);
     let first = first.unwrap_or_else(|| panic!("nothing is said to be {state}: {}", run.output()));
