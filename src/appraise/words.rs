@@ -32,14 +32,14 @@ pub fn tier(value: i8) -> Status {
 /// nobody made are left out: no policy asks for all of them.
 pub fn weak(submod: &Submod) -> Vec<Weak> {
     let tdx = submod.evidence.contains_key("tdx");
-    named(&submod.vector)
+    named(submod.vector)
         .into_iter()
         .filter(|(_, value)| matches!(tier(*value), Status::Warning | Status::Contraindicated))
         .map(|(claim, value)| Weak { claim, value, meaning: meaning(claim, value), register: register(claim, tdx) })
         .collect()
 }
 
-fn named(vector: &TrustVector) -> [(&'static str, i8); 8] {
+fn named(vector: TrustVector) -> [(&'static str, i8); 8] {
     [
         ("instance-identity", vector.instance_identity),
         ("configuration", vector.configuration),
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn every_word_to_register_starts_with_a_verb() {
-        for (claim, _) in named(&TrustVector::default()) {
+        for (claim, _) in named(TrustVector::default()) {
             for tdx in [false, true] {
                 let first = register(claim, tdx).split(' ').next().unwrap();
                 assert!(["register", "use", "read"].contains(&first), "{claim}: {first}");

@@ -1,5 +1,6 @@
 //! What `diagnose` asks about the way to a KBS, and about the KBS at its end.
 
+use super::PROTOCOL_VERSION;
 use super::dns::{DnsProblem, Resolver};
 use super::probe::{Report, StageName};
 use crate::check::{Check, Outcome};
@@ -140,7 +141,7 @@ pub fn stages(report: &Report, named_in: &str) -> Vec<(&'static Check, Outcome, 
 fn verdict(report: &Report, named_in: &str) -> Outcome {
     match report.finding_named_in(named_in) {
         Some(finding) => Outcome::Fail(finding),
-        None if report.speaks_ours() => Outcome::Pass(report.summary()),
+        None if report.speaks_ours() => Outcome::Pass(format!("a KBS that speaks our version {PROTOCOL_VERSION}")),
         None => Outcome::Skip("no CA is configured to check its certificate against".to_owned()),
     }
 }

@@ -88,15 +88,18 @@ impl<'a> Message<'a> {
 
     /// The line, newline included. Longer texts are shortened, `next` last: it is what helps.
     pub fn line(&self) -> String {
-        // Shortening steps: bytes left for `saw` and `why`, then for `next` too.
-        for (saw, why, next) in
-            [(usize::MAX, usize::MAX, usize::MAX), (1000, 600, usize::MAX), (600, 300, 900), (200, 100, 300)]
-        {
+        // Shortening steps: bytes left for `saw` and `why`, then for `next` too; for `broken` what is left.
+        for (saw, why, next, broken) in [
+            (usize::MAX, usize::MAX, usize::MAX, usize::MAX),
+            (1000, 600, usize::MAX, 300),
+            (600, 300, 900, 200),
+            (150, 80, 280, 60),
+        ] {
             let cut = Message {
                 saw: shorten(self.saw, saw),
                 why: self.why.map(|text| shorten(text, why)),
                 next: self.next.map(|text| shorten(text, next)),
-                broken: self.broken.map(|text| shorten(text, why)),
+                broken: self.broken.map(|text| shorten(text, broken)),
                 ..*self
             };
             if let Ok(mut line) = serde_json::to_string(&cut) {

@@ -94,11 +94,13 @@ pub fn place(in_a_pod: bool) -> Outcome {
     })
 }
 
-/// What kind of machine this is. `offered` says that the kernel offers reports to this process, or that
-/// an agent answers: then there is something to prove with, whatever sysfs shows. `told` is the
-/// agent's own word for its TEE.
-pub fn tee(ports: &Ports, offered: bool, told: Option<&str>) -> Outcome {
+/// What kind of machine this is. `kernel` says which reports the kernel offers to this process, `answers`
+/// that a guest's service does: then there is something to prove with, whatever sysfs shows. `told` is
+/// the agent's own word for its TEE.
+pub fn tee(ports: &Ports, kernel: Option<String>, answers: bool, told: Option<&str>) -> Outcome {
+    let offered = kernel.is_some() || answers;
     let mut signs = signs(&ports.proc, &ports.sys);
+    signs.extend(kernel);
     if let Some(told) = told {
         signs.push(format!("the guest's agent says `{}`", printable(told, 32)));
     }

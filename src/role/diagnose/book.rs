@@ -109,6 +109,16 @@ impl<'a> Book<'a> {
         self.ask_for(check, None, async { (answer.await, None::<()>) }).await;
     }
 
+    /// The same about one of several.
+    pub(super) async fn ask_about(
+        &mut self,
+        check: &'static Check,
+        subject: String,
+        answer: impl Future<Output = Outcome>,
+    ) {
+        self.ask_for(check, Some(subject), async { (answer.await, None::<()>) }).await;
+    }
+
     /// The same about one of several, or for an answer that brings something along.
     pub(super) async fn ask_for<T>(
         &mut self,

@@ -77,14 +77,14 @@ pub(super) fn write(file: &Path, ports: &Ports, config: Option<&Config>, walk: &
     };
     let mut walk = serde_json::to_string_pretty(walk).unwrap_or_default();
     walk.push('\n');
-    let parts = [
+    let texts = [
         ("about.txt", ABOUT.to_owned()),
         ("diagnose.json", walk),
         ("environment.txt", environment(ports)),
         ("configuration.txt", config.map_or_else(|| "none was read\n".to_owned(), configuration)),
     ];
     let mut tar = Vec::new();
-    for (name, text) in &parts {
+    for (name, text) in &texts {
         entry(&mut tar, name, text.as_bytes());
     }
     tar.resize(tar.len().saturating_add(2 * BLOCK), 0);
@@ -113,7 +113,9 @@ fn environment(ports: &Ports) -> String {
 fn configuration(config: &Config) -> String {
     let mut text = format!("provenance = {}\n", config.provenance);
     for (key, value) in config::explain::values(config) {
-        let value = if KEYS.contains(&general(&key).as_str()) { value } else { length(value.len()).to_owned() };
+        // What is not set says so.
+        let shown = value == "-" || KEYS.contains(&general(&key).as_str());
+        let value = if shown { value } else { length(value.len()).to_owned() };
         let _ = writeln!(text, "{key} = {value}");
     }
     text
@@ -185,12 +187,12 @@ mod tests {
     #[test]
     fn a_value_that_is_not_on_the_list_is_only_its_length() {
         let mut config = config::parse(
-            "version = 1\n[[secrets.file]]\npath = \"a\"\nfrom = \"kbs:///canary/x/y\"\nexpect = { equals = \"canary\" }\n",
+            "version = 1\n[[secrets.file]]\npath = \"a\"\nfrom = \"kbs:///c4n4ry/x/y\"\nexpect = { equals = \"c4n4ry\" }\n",
         )
         .unwrap();
-        config.kbs.ca = Some("canary".to_owned());
+        config.kbs.ca = Some("c4n4ry".to_owned());
         let printed = configuration(&config);
-        assert!(!printed.contains("canary"), "{printed}");
+        assert!(!printed.contains("c4n4ry"), "{printed}");
         assert!(printed.contains("secrets.file[0].path = a\n"), "{printed}");
         assert!(printed.contains("secrets.file[0].from = (17 to 64 bytes)\n"), "{printed}");
     }

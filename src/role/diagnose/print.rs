@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::book::{Book, Record};
 use crate::check::{Check, Outcome};
@@ -121,11 +121,13 @@ pub(super) fn verdict(book: &Book<'_>) -> String {
 pub(super) fn json(book: &Book<'_>, provenance: Option<&str>) -> Value {
     let checks: Vec<Value> = book.records.iter().map(one).collect();
     let broken = book.broken().map(|(record, finding)| {
-        let mut value = told(finding);
-        value["id"] = json!(record.check.id);
-        value["subject"] = json!(record.subject);
-        value["code"] = json!(finding.class.code());
-        value
+        let mut members = told(finding);
+        members.extend([
+            ("id".to_owned(), json!(record.check.id)),
+            ("subject".to_owned(), json!(record.subject)),
+            ("code".to_owned(), json!(finding.class.code())),
+        ]);
+        members
     });
     json!({
         "v": SHAPE,
@@ -139,27 +141,33 @@ pub(super) fn json(book: &Book<'_>, provenance: Option<&str>) -> Value {
 }
 
 fn one(record: &Record) -> Value {
-    let mut value = record.outcome.finding().map_or_else(|| json!({ "saw": record.outcome.saw() }), told);
-    value["id"] = json!(record.check.id);
-    value["state"] = json!(record.outcome.label());
-    value["ms"] = json!(u64::try_from(record.took.as_millis()).unwrap_or(u64::MAX));
+    let mut members = match record.outcome.finding() {
+        Some(finding) => told(finding),
+        None => Map::from_iter([("saw".to_owned(), json!(record.outcome.saw()))]),
+    };
+    let took = u64::try_from(record.took.as_millis()).unwrap_or(u64::MAX);
+    members.extend([
+        ("id".to_owned(), json!(record.check.id)),
+        ("state".to_owned(), json!(record.outcome.label())),
+        ("ms".to_owned(), json!(took)),
+    ]);
     if let Some(subject) = &record.subject {
-        value["subject"] = json!(subject);
+        members.insert("subject".to_owned(), json!(subject));
     }
     if record.outcome.finding().is_some() {
-        value["matters"] = json!(record.check.matters);
+        members.insert("matters".to_owned(), json!(record.check.matters));
     }
-    value
+    Value::Object(members)
 }
 
-fn told(finding: &Finding) -> Value {
-    json!({
-        "class": finding.class.label(),
-        "saw": finding.saw,
-        "cause": finding.why,
-        "next": finding.next,
-        "who": finding.who,
-    })
+fn told(finding: &Finding) -> Map<String, Value> {
+    Map::from_iter([
+        ("class".to_owned(), json!(finding.class.label())),
+        ("saw".to_owned(), json!(finding.saw)),
+        ("cause".to_owned(), json!(finding.why)),
+        ("next".to_owned(), json!(finding.next)),
+        ("who".to_owned(), json!(finding.who)),
+    ])
 }
 
 /// Every question, in order.

@@ -97,14 +97,14 @@ impl<'a> Walk<'a> {
         let expected = boot::in_a_pod(ports) || boot::has_settings(ports) || self.arguments.config.is_some();
         let api = &guest_api::checks::API;
         book.ask(api, async {
-            let info = if kernel { self.standing.info_at_once().await } else { self.standing.info().await };
-            guest_api::checks::api(info, kernel || !expected)
+            let info = if kernel.is_some() { self.standing.info_at_once().await } else { self.standing.info().await };
+            guest_api::checks::api(info, kernel.is_some() || !expected)
         })
         .await;
         let answers = book.passed(api.id);
         let (failed, told) = (book.failed(api.id), self.told(answers).await);
         book.ask(&host::TEE, async {
-            match host::tee(ports, kernel || answers, told.as_deref()) {
+            match host::tee(ports, kernel.clone(), answers, told.as_deref()) {
                 // What is broken is the service: it is told above.
                 Outcome::Fail(_) if failed => Outcome::Skip("guest.api failed".to_owned()),
                 outcome => outcome,
@@ -127,19 +127,24 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Whether the kernel makes reports: a directory without a provider behind it does not.
-    async fn kernel_reports(&self, book: &Book<'_>) -> bool {
+    /// Whose reports the kernel gives. A directory without a provider behind it gives none.
+    async fn kernel_reports(&self, book: &Book<'_>) -> Option<String> {
         let ways = [(&tsm::checks::CONFIGFS, Via::ConfigfsTsm), (&tsm::checks::DEVICE, Via::SevGuest)];
         for (check, via) in ways {
-            if book.passed(check.id) {
-                // The first report is asked for where evidence is a question anyway.
-                let asked = book.wants(&access::REPORT);
-                if !asked || !matches!(self.standing.kernel(via).await, Err(refusal) if refusal.absent) {
-                    return true;
-                }
+            if !book.passed(check.id) {
+                continue;
+            }
+            // The first report is asked for where evidence is a question anyway.
+            if !book.wants(&access::REPORT) {
+                return Some(format!("the kernel offers reports by {via}"));
+            }
+            match self.standing.kernel(via).await {
+                Ok(kernel) => return Some(format!("the kernel gives reports of {}", kernel.report.provider().label())),
+                Err(refusal) if refusal.absent => {}
+                Err(_) => return Some(format!("the kernel offers reports by {via}, and fails")),
             }
         }
-        false
+        None
     }
 
     /// What the agent calls its TEE.
@@ -184,7 +189,7 @@ impl<'a> Walk<'a> {
         }
         let (ports, file, standing) = (self.ports, self.arguments.config.as_deref(), Arc::clone(&self.standing));
         let mut delivered = None;
-        let answer = async {
+        let answer = Box::pin(async {
             let skip = |why: &str| (Outcome::Skip(why.to_owned()), None);
             let vouched = match vouched {
                 Some(Err(_)) => return skip("initdata.own failed, and nothing less may be believed in its place"),
@@ -203,7 +208,7 @@ impl<'a> Walk<'a> {
                 return skip("nothing configures this run; --config FILE does, or the pod's own variables");
             }
             read(asked.configuration(ports, standing, vouched, Role::Diagnose).await)
-        };
+        });
         self.booted = book.ask_for(&DOCUMENT, None, answer).await;
         self.delivered = delivered;
     }
@@ -215,7 +220,7 @@ impl<'a> Walk<'a> {
             book.note(&DELIVERED, None, skip, Duration::ZERO);
             return;
         };
-        let answer = async { read(asked.configuration(ports, standing, vouched, Role::Diagnose).await) };
+        let answer = Box::pin(async { read(asked.configuration(ports, standing, vouched, Role::Diagnose).await) });
         self.booted = book.ask_for(&DELIVERED, None, answer).await;
     }
 
@@ -315,13 +320,13 @@ impl<'a> Walk<'a> {
         let attested = !book.failed(access::SESSION.id);
         let unattested = || Outcome::Skip("attest.session failed".to_owned());
         for gate in &config.secrets.gates {
-            let answer = async { (if attested { secrets::gate(road, gate).await } else { unattested() }, None::<()>) };
-            book.ask_for(&secrets::GATE, Some(gate.from.to_string()), answer).await;
+            let answer = Box::pin(async { if attested { secrets::gate(road, gate).await } else { unattested() } });
+            book.ask_about(&secrets::GATE, gate.from.to_string(), answer).await;
         }
         let files = &config.secrets.files;
         if book.wants(&secrets::FILE) || book.wants(&secrets::SEALED) {
             let keys = if attested {
-                secrets::keys(road, files, &config.secrets.sealed_keys).await
+                Box::pin(secrets::keys(road, files, &config.secrets.sealed_keys)).await
             } else {
                 Err(Finding::new(Class::EvidenceRejected, "attest.session failed"))
             };
@@ -337,7 +342,7 @@ impl<'a> Walk<'a> {
                     }
                     _ => None,
                 };
-                let answer = async {
+                let answer = Box::pin(async {
                     match uri {
                         _ if !attested => (unattested(), None),
                         None => (Outcome::Skip("secrets.sealed failed".to_owned()), None),
@@ -346,7 +351,7 @@ impl<'a> Walk<'a> {
                             (outcome, value.map(|value| (uri, value)))
                         }
                     }
-                };
+                });
                 values.push(book.ask_for(&secrets::FILE, subject, answer).await);
             }
             for (file, value) in files.iter().zip(&values) {
@@ -358,16 +363,12 @@ impl<'a> Walk<'a> {
                 book.note(&secrets::FILE, Some(format!("{} with its key", file.path)), outcome, Duration::ZERO);
             }
         }
-        match &config.kbs.canary {
-            Some(uri) => {
-                let answer =
-                    async { (if attested { secrets::canary(road, uri).await } else { unattested() }, None::<()>) };
-                book.ask_for(&secrets::CANARY, Some(uri.to_string()), answer).await;
-            }
-            None => {
-                let skip = Outcome::Skip("`[kbs].canary` names no resource that must be denied".to_owned());
-                book.note(&secrets::CANARY, None, skip, Duration::ZERO);
-            }
+        if let Some(uri) = &config.kbs.canary {
+            let answer = Box::pin(async { if attested { secrets::canary(road, uri).await } else { unattested() } });
+            book.ask_about(&secrets::CANARY, uri.to_string(), answer).await;
+        } else {
+            let skip = Outcome::Skip("`[kbs].canary` names no resource that must be denied".to_owned());
+            book.note(&secrets::CANARY, None, skip, Duration::ZERO);
         }
     }
 
@@ -381,8 +382,8 @@ impl<'a> Walk<'a> {
         book.note(&identity::TERMS, None, outcome, Duration::ZERO);
         let Some(terms) = terms else { return };
         if let Some(road) = road.filter(|_| !book.failed(access::SESSION.id)) {
-            book.ask(&identity::TRUST, identity::trust(&terms, road, clock)).await;
-            book.ask(&identity::CERTIFICATE, identity::certificate(&terms, road, clock)).await;
+            book.ask(&identity::TRUST, Box::pin(identity::trust(&terms, road, clock))).await;
+            book.ask(&identity::CERTIFICATE, Box::pin(identity::certificate(&terms, road, clock))).await;
         }
         for inbound in &config.roles.inbound {
             let subject = Some(inbound.listen.to_string());
@@ -401,7 +402,7 @@ fn read(booted: Result<Booted, boot::Refused>) -> (Outcome, Option<Arc<Booted>>)
 
 fn described(config: &Config) -> String {
     format!(
-        "{}, serial {}: {} secrets, {} gates, {} listeners",
+        "{}, serial {}; secrets: {}, gates: {}, listeners: {}",
         config.provenance,
         config.serial,
         config.secrets.files.len(),
