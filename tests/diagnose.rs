@@ -17,7 +17,7 @@ use countersign::finding::Class;
 use countersign_testbed::guest::{Answer, GuestApi};
 use countersign_testbed::kbs::{Decision, Kbs, Policy};
 use countersign_testbed::world::{Cmd, World};
-use rig::{Direct, SECRET, asked, check};
+use rig::{Direct, asked, check};
 
 countersign_testbed::main! {
     off_a_tee_the_answer_is_true_and_quick,
@@ -68,7 +68,7 @@ fn off_a_tee_the_answer_is_true_and_quick() {
 
 fn a_healthy_guest_on_the_direct_road_has_no_broken_link() {
     for tee in ["snp", "tdx"] {
-        let pod = Direct::new(tee, |kbs| kbs, SECRET);
+        let pod = Direct::new(tee);
         let run = pod.diagnose().run().expect_code(0);
         let said = asked(&run);
         assert_eq!(said["broken"], serde_json::Value::Null);
@@ -187,7 +187,7 @@ fn init_and_diagnose_agree_on_the_class() {
         ("snp+host-data=01", Class::InitdataMismatch),
         ("errno:5", Class::NoEvidence),
     ] {
-        let pod = Direct::new(script, |kbs| kbs, SECRET);
+        let pod = Direct::new(script);
         let init = pod.world.sim(&["init"]).tee(&pod.signer).initdata(pod.document.text()).run().refused(class);
         pod.signer.set(script).unwrap();
         let run = pod.diagnose().run();
@@ -198,7 +198,7 @@ fn init_and_diagnose_agree_on_the_class() {
 }
 
 fn ids_are_shortened_unless_asked_for() {
-    let pod = Direct::new("snp", |kbs| kbs, SECRET);
+    let pod = Direct::new("snp");
     let measurement = |run: &countersign_testbed::world::Run| {
         let said = asked(run);
         let saw = check(&said, "evidence.policy")["saw"].as_str().unwrap().to_owned();
@@ -214,7 +214,7 @@ fn a_canary_that_is_denied_passes() {
         let decide: Decision = Arc::new(|path, _| path != "canary/never/released");
         kbs.policy(Policy::Custom(decide)).resource("canary/never/released", "tweet")
     };
-    let pod = Direct::with("snp", strict, SECRET, canary, |document| document);
+    let pod = Direct::with("snp", strict, canary, |document| document);
     let run = pod.diagnose().run().expect_code(0);
     let said = asked(&run);
     assert_eq!(check(&said, "secrets.canary")["saw"], "kbs:///canary/never/released is denied by policy");
@@ -223,7 +223,7 @@ fn a_canary_that_is_denied_passes() {
 
 /// Whatever could be a secret is planted as a canary, and looked for in the bundle as it is.
 fn the_bundle_holds_no_secret() {
-    let pod = Direct::new("snp", |kbs| kbs.resource("payments/db/password", "c4n4ry-secret"), SECRET);
+    let pod = Direct::with("snp", |kbs| kbs.resource("payments/db/password", "c4n4ry-secret"), "", |document| document);
     let file = pod.world.directory().join("bundle.tar.gz");
     let run = pod.diagnose().arg("--bundle").arg(&file).env("MY_TOKEN", "c4n4ry-env").run().expect_code(0);
     let mut tar = Vec::new();

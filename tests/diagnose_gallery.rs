@@ -114,13 +114,13 @@ fn by_env_within<'w>(world: &'w World, within: &str) -> Cmd<'w> {
 /// A file that names the KBS, so that its absence can be told.
 fn by_file<'w>(world: &'w World, url: &str, ca: &str) -> Cmd<'w> {
     let text = format!("url = [\"{url}\"]\nca = \"\"\"\n{ca}\"\"\"\n");
-    let file = file(world, &text, &world.ramdir().unwrap().display().to_string(), "");
+    let file = file(world, &text, &world.ramdir().unwrap().display().to_string());
     world.countersign(&["diagnose", "--json", "--timeout", "20s", "--config"]).arg(file)
 }
 
-fn file(world: &World, kbs: &str, directory: &str, more: &str) -> std::path::PathBuf {
+fn file(world: &World, kbs: &str, directory: &str) -> std::path::PathBuf {
     let file = world.directory().join("countersign.toml");
-    let text = format!("version = 1\n[kbs]\n{kbs}[secrets]\ndirectory = \"{directory}\"\n{SECRET}{more}");
+    let text = format!("version = 1\n[kbs]\n{kbs}[secrets]\ndirectory = \"{directory}\"\n{SECRET}");
     std::fs::write(&file, text).unwrap();
     file
 }
@@ -321,7 +321,7 @@ fn with_clock(name: &str, offset: i64) {
     let world = World::private().unwrap().guest(guest()).dns(Dns::empty()).unwrap();
     world.kbs("127.0.0.1:8443", Kbs::healthy().tls(ca.leaf(&["127.0.0.1"])));
     let kbs = format!("url = [\"https://127.0.0.1:8443\"]\nca = \"\"\"\n{}\"\"\"\n", ca.pem());
-    let file = file(&world, &kbs, &world.ramdir().unwrap().display().to_string(), "");
+    let file = file(&world, &kbs, &world.ramdir().unwrap().display().to_string());
     let run = world.sim(&["diagnose", "--json", "--sim-clock-offset", &offset.to_string(), "--config"]).arg(file).run();
     hold(&world, name, &run);
 }
@@ -355,60 +355,59 @@ fn agent_policy_permissive_and_only_the_agent_vouches() {
     hold(&world, "agent_policy_permissive_and_only_the_agent_vouches", &run);
 }
 
+/// A guest with this hardware, and all else as it should be.
+#[track_caller]
+fn direct(name: &str, script: &str) -> (Direct, Value) {
+    let pod = Direct::new(script);
+    let run = pod.diagnose().run();
+    let said = hold(&pod.world, name, &run);
+    (pod, said)
+}
+
 fn initdata_algorithm_misspelt() {
-    let pod = Direct::new("snp", |kbs| kbs, SECRET);
+    let pod = Direct::new("snp");
     let text = pod.document.text().replace("sha384", "sha-384");
     let run = pod.diagnose_with(&text).run();
     hold(&pod.world, "initdata_algorithm_misspelt", &run);
 }
 
 fn initdata_edited_by_a_space() {
-    let pod = Direct::new("snp", |kbs| kbs, SECRET);
+    let pod = Direct::new("snp");
     let run = pod.diagnose_with(&format!("{} ", pod.document.text())).run();
     hold(&pod.world, "initdata_edited_by_a_space", &run);
     assert_eq!(pod.kbs.attestations(), 0);
 }
 
 fn initdata_under_an_old_annotation() {
-    let pod = Direct::new("snp+host-data=00", |kbs| kbs, SECRET);
-    let run = pod.diagnose().run();
-    hold(&pod.world, "initdata_under_an_old_annotation", &run);
+    direct("initdata_under_an_old_annotation", "snp+host-data=00");
 }
 
 fn agent_policy_permissive() {
-    let pod = Direct::with("snp", |kbs| kbs, SECRET, "", |document| document.policy(PERMISSIVE));
+    let pod = Direct::with("snp", |kbs| kbs, "", |document| document.policy(PERMISSIVE));
     let run = pod.diagnose().run();
     hold(&pod.world, "agent_policy_permissive", &run);
 }
 
 fn debug_guest() {
-    let pod = Direct::new("snp+debug", |kbs| kbs, SECRET);
-    let run = pod.diagnose().run();
-    hold(&pod.world, "debug_guest", &run);
+    direct("debug_guest", "snp+debug");
 }
 
 fn quote_service_down() {
-    let pod = Direct::new("errno:110*9,tdx", |kbs| kbs, SECRET);
-    let run = pod.diagnose().run();
-    hold(&pod.world, "quote_service_down", &run);
+    direct("quote_service_down", "errno:110*9,tdx");
 }
 
 fn snp_firmware_throttled() {
-    let pod = Direct::new("errno:16*1000000,snp", |kbs| kbs, SECRET);
+    let pod = Direct::new("errno:16*1000000,snp");
     let run = pod.diagnose().args(&["--timeout", "4s"]).run();
     hold(&pod.world, "snp_firmware_throttled", &run);
 }
 
 fn evidence_not_believed() {
-    let pod = Direct::new("snp+other-key", |kbs| kbs, SECRET);
-    let run = pod.diagnose().run();
-    hold(&pod.world, "evidence_not_believed", &run);
+    direct("evidence_not_believed", "snp+other-key");
 }
 
 fn reference_value_not_registered() {
-    let pod = Direct::new("snp+other-measurement", |kbs| kbs, SECRET);
-    let run = pod.diagnose().run();
-    let said = hold(&pod.world, "reference_value_not_registered", &run);
+    let (pod, said) = direct("reference_value_not_registered", "snp+other-measurement");
     let verdict = check(&said, "attest.verdict");
     assert_eq!(verdict["state"], "warn", "{said:#}");
     assert!(verdict["next"].as_str().unwrap().contains("snp_launch_measurement"), "{verdict:#}");
@@ -418,7 +417,7 @@ fn reference_value_not_registered() {
 fn lax_policy() {
     let canary = "canary = \"kbs:///canary/never/released\"\n";
     let lax = |kbs: Kbs| kbs.policy(Policy::AllowAll).resource("canary/never/released", "tweet");
-    let pod = Direct::with("snp", lax, SECRET, canary, |document| document);
+    let pod = Direct::with("snp", lax, canary, |document| document);
     let run = pod.diagnose().run();
     hold(&pod.world, "lax_policy", &run);
 }

@@ -211,15 +211,15 @@ const PINNING: &str = "package agent_policy\ndefault CreateContainerRequest := f
 pub(crate) const SECRET: &str = "[[secrets.file]]\npath = \"db/password\"\nfrom = \"kbs:///payments/db/password\"\n";
 
 impl Direct {
-    /// `script` is the hardware's. `change` makes the KBS another.
-    pub(crate) fn new(script: &str, change: impl FnOnce(Kbs) -> Kbs, secrets: &str) -> Self {
-        Self::with(script, change, secrets, "", |document| document)
+    /// `script` is the hardware's; all else is as it should be.
+    pub(crate) fn new(script: &str) -> Self {
+        Self::with(script, |kbs| kbs, "", |document| document)
     }
 
+    /// `change` makes the KBS another, `kbs_keys` go into `[kbs]`, `document` changes the initdata.
     pub(crate) fn with(
         script: &str,
         change: impl FnOnce(Kbs) -> Kbs,
-        secrets: &str,
         kbs_keys: &str,
         document: impl FnOnce(Document) -> Document,
     ) -> Self {
@@ -234,7 +234,7 @@ impl Direct {
         let kbs = world.kbs("127.0.0.1:8443", change(kbs));
         let directory = world.ramdir().unwrap().join("secrets");
         let config = format!(
-            "version = 1\n[kbs]\nurl = [\"{}\"]\nca = \"\"\"\n{}\"\"\"\n{kbs_keys}[secrets]\ndirectory = \"{}\"\n{secrets}",
+            "version = 1\n[kbs]\nurl = [\"{}\"]\nca = \"\"\"\n{}\"\"\"\n{kbs_keys}[secrets]\ndirectory = \"{}\"\n{SECRET}",
             kbs.url(),
             ca.pem(),
             directory.display(),
