@@ -1,5 +1,5 @@
 //! `countersign diagnose` as it is run: at a prompt, as a role, by `init` after a failure. The broken
-//! worlds are in tests/diagnose_gallery.rs.
+//! worlds are in `tests/diagnose_gallery.rs`.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use countersign::finding::Class;
+use countersign::formats::hex;
 use countersign_testbed::guest::{Answer, GuestApi};
 use countersign_testbed::kbs::{Decision, Kbs, Policy};
 use countersign_testbed::world::{Cmd, World};
@@ -234,7 +235,7 @@ fn the_bundle_holds_no_secret() {
     }
     assert!(text.contains("MY_TOKEN = (up to 16 bytes)"), "{text}");
     assert!(text.contains("kbs.via = ") && text.contains("kbs.ca = ("), "{text}");
-    let chip = hex(&countersign_testbed::tee::SnpGuest::genoa().chip_id);
+    let chip = hex::encode(&countersign_testbed::tee::SnpGuest::genoa().chip_id);
     let seen: Vec<String> = pod.kbs.requests().iter().flat_map(|seen| seen.headers.clone()).map(|(_, v)| v).collect();
     let cookies = seen.iter().filter(|value| value.contains("kbs-session-id"));
     let canaries = ["c4n4ry", "eyJ", "BEGIN", "kbs-session-id", "policy_data", chip.as_str()];
@@ -262,8 +263,4 @@ fn refused_bundle_over_a_file_that_exists() {
     assert_eq!(run.code, Some(i32::from(Class::Usage.code())), "{}", run.output());
     assert!(run.stderr.contains("--bundle"), "{}", run.output());
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "untouched");
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

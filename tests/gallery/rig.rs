@@ -113,9 +113,9 @@ fn section(world: &World, case: &Case, first: &Value, said: &Value) -> String {
 
 /// Without what differs from run to run and from machine to machine: directories of the test, digests,
 /// counts of tries, file systems.
-fn normal(world: &World, text: &str) -> String {
+fn normal(inside: &World, text: &str) -> String {
     const DISKS: [&str; 4] = ["ext4,", "xfs,", "btrfs,", "overlay,"];
-    let own = world.directory().display().to_string();
+    let own = inside.directory().display().to_string();
     let mut words: Vec<String> = Vec::new();
     for word in text.split(' ') {
         let hex: String = word.chars().filter(char::is_ascii_hexdigit).collect();
