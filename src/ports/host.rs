@@ -194,19 +194,19 @@ mod tests {
         let root = std::env::temp_dir().join(format!("countersign-host-{}", std::process::id()));
         let (proc, sys) = (root.join("proc"), root.join("sys"));
         std::fs::create_dir_all(&proc).unwrap();
-        let says = |sign: &str| signs(&proc, &sys).iter().any(|said| said.starts_with(sign));
+        let tells = |sign: &str| signs(&proc, &sys).iter().any(|said| said.starts_with(sign));
         assert!(signs(&proc, &sys).is_empty());
         std::fs::create_dir_all(sys.join("bus/vmbus")).unwrap();
         assert!(signs(&proc, &sys).is_empty(), "a vmbus alone is any Hyper-V guest");
         std::fs::create_dir_all(sys.join("class/tpm/tpm0")).unwrap();
-        assert!(says("Hyper-V with a vTPM"));
+        assert!(tells("Hyper-V with a vTPM"));
         std::fs::create_dir_all(sys.join("class/dmi/id")).unwrap();
         std::fs::write(sys.join("class/dmi/id/chassis_asset_tag"), format!("{AZURE_TAG}\n")).unwrap();
-        assert!(says("Azure with a vTPM"));
+        assert!(tells("Azure with a vTPM"));
         std::fs::write(proc.join("cpuinfo"), "flags\t\t: fpu tdx_guest hypervisor\n").unwrap();
-        assert!(says("TDX") && !says("Azure"));
+        assert!(tells("TDX") && !tells("Azure"));
         std::fs::create_dir_all(sys.join("devices/virtual/misc/sev-guest")).unwrap();
-        assert!(says("SEV-SNP"));
+        assert!(tells("SEV-SNP"));
         std::fs::remove_dir_all(&root).unwrap();
     }
 }
