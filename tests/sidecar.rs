@@ -90,6 +90,7 @@ fn tls_is_1_3_hybrid_first_and_resumes_nothing() {
     let _sidecar = rig.ready();
     let mut peer = Peer::connect(&rig.world, IN, Some(&rig.friend), &["h2", "http/1.1"]).unwrap();
     assert_eq!((peer.key_exchange().as_deref(), peer.alpn().as_deref()), (Some("X25519MLKEM768"), Some("h2")));
+    assert_eq!(peer.cipher().as_deref(), Some("TLS13_AES_128_GCM_SHA256"), "the server chooses");
     drop(peer);
     peer = rig.peer(&rig.friend);
     peer.get("/").unwrap();

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::SupportedProtocolVersion;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::cipher_suite;
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -36,7 +38,7 @@ impl Entrance {
     /// the client's certificate, and with it the allow-list.
     pub fn new(leaf: Arc<Leaf>, door: Arc<Door>, alpn: &[&[u8]]) -> Result<Self, Error> {
         let verifier = Arc::<Door>::clone(&door);
-        let mut config = ServerConfig::builder_with_provider(provider())
+        let mut config = ServerConfig::builder_with_provider(ciphers())
             .with_protocol_versions(ONLY)
             .map_err(|_| Error::Provider)?
             .with_client_cert_verifier(verifier)
@@ -44,9 +46,21 @@ impl Entrance {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
+        config.ignore_client_order = true;
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         Ok(Self { config: Arc::new(config), door, leaf })
     }
+}
+
+/// Ours, AES-128-GCM first: its handshake hashes with SHA-256, which processors have instructions for,
+/// and whoever offers only the others is served by them. Which is taken is ours to say.
+fn ciphers() -> Arc<CryptoProvider> {
+    let cipher_suites = vec![
+        cipher_suite::TLS13_AES_128_GCM_SHA256,
+        cipher_suite::TLS13_AES_256_GCM_SHA384,
+        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    Arc::new(CryptoProvider { cipher_suites, ..CryptoProvider::clone(&provider()) })
 }
 
 /// Everything that peers are served with, of one epoch: one entrance for each `[[inbound]]`, in order, then
@@ -89,5 +103,19 @@ pub fn refusal(error: &std::io::Error) -> Refusal {
         rustls::Error::InvalidMessage(_) => bare(Reason::NotTls),
         rustls::Error::AlertReceived(_) => bare(Reason::Gone),
         _ => bare(Reason::Other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aes_128_comes_first_and_no_suite_is_lost() {
+        let (ours, all) = (ciphers(), provider());
+        assert_eq!(ours.cipher_suites[0], cipher_suite::TLS13_AES_128_GCM_SHA256);
+        let tls13 = all.cipher_suites.iter().filter(|suite| suite.tls13().is_some());
+        assert!(tls13.clone().all(|suite| ours.cipher_suites.contains(suite)));
+        assert_eq!(tls13.count(), ours.cipher_suites.len());
     }
 }

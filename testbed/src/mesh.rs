@@ -100,6 +100,11 @@ impl Peer {
         self.tls.conn.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()))
     }
 
+    /// The cipher suite, as rustls names it. This client names AES-256 first.
+    pub fn cipher(&self) -> Option<String> {
+        self.tls.conn.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()))
+    }
+
     /// The protocol that was chosen.
     pub fn alpn(&self) -> Option<String> {
         self.tls.conn.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned())
