@@ -22,7 +22,8 @@ use crate::formats::hex;
 /// Most certificates that a peer may show: a leaf and a few intermediates.
 const MAX_CHAIN: usize = 8;
 
-/// Most chains that are remembered. A mesh has as many as it has workloads that call this one.
+/// Most chains that are remembered; beyond, each takes the place of another. A mesh has as many as it has
+/// pods that call this one.
 const MAX_REMEMBERED: usize = 1024;
 
 /// The mesh's roots, as read at one moment.
@@ -81,13 +82,7 @@ impl Trust {
             hash,
             until: until.ok_or(Reason::BadCertificate)?,
         });
-        let mut remembered = self.lock();
-        if remembered.len() >= MAX_REMEMBERED {
-            remembered.retain(|_, seen| now < seen.until);
-        }
-        if remembered.len() < MAX_REMEMBERED {
-            remembered.insert(key, Arc::clone(&seen));
-        }
+        remember(&mut self.lock(), key, &seen);
         Ok(seen)
     }
 
@@ -103,6 +98,16 @@ impl Trust {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Arc<Seen>>> {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The newest is always kept: [`Door::peer`] asks for it again when the handshake has ended.
+fn remember(remembered: &mut HashMap<[u8; 32], Arc<Seen>>, key: [u8; 32], seen: &Arc<Seen>) {
+    if remembered.len() >= MAX_REMEMBERED
+        && let Some(any) = remembered.keys().next().copied()
+    {
+        remembered.remove(&any);
+    }
+    remembered.insert(key, Arc::clone(seen));
 }
 
 fn hash_of(chain: &[CertificateDer<'_>]) -> [u8; 32] {
@@ -237,5 +242,23 @@ impl ClientCertVerifier for Door {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.trust.verifier.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_without_end_take_bounded_memory_and_the_newest_is_remembered() {
+        let id = PeerId::Dns("web.example".to_owned());
+        let seen = Arc::new(Seen { id, chain: Vec::new(), hash: String::new(), until: 0 });
+        let mut remembered = HashMap::new();
+        for n in 0..3 * u64::try_from(MAX_REMEMBERED).unwrap() {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&n.to_be_bytes());
+            remember(&mut remembered, key, &seen);
+            assert!(remembered.contains_key(&key) && remembered.len() <= MAX_REMEMBERED);
+        }
     }
 }
