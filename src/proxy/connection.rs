@@ -1,6 +1,7 @@
 //! One connection of a peer: deadline → handshake → the app.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,8 +26,9 @@ use super::splice::{Ended, Silence, splice};
 use super::watch::Watch;
 use super::{Behind, Listener, backend, proxy_v2};
 use crate::config::roles::{ForwardIdentity, Inbound, Protocol};
+use crate::config::spiffe::PeerId;
 use crate::observe::metrics::Shed;
-use crate::observe::plain::question;
+use crate::observe::plain::{Page, question};
 use crate::tls::peer::{Reason, Refusal};
 use crate::tls::server::{H2, refusal};
 
@@ -47,80 +49,87 @@ pub(super) struct Accepted {
     pub(super) stranger: Stranger,
 }
 
+/// A peer that may be here.
+struct Entered {
+    /// On the heap: a connection waits for hours, and what holds it is moved several times before.
+    tls: Box<TlsStream<Metered>>,
+    watch: Watch,
+    held: Place,
+    /// Who we are to it.
+    ours: Option<PeerId>,
+    from: SocketAddr,
+    to: SocketAddr,
+    deadline: Instant,
+}
+
 /// Serves it to its end.
 pub(super) async fn serve(listener: Arc<Listener>, accepted: Accepted) {
+    // In a box of its own: what a handshake takes is given back before the connection settles down.
+    let Some(entered) = Box::pin(enter(&listener, accepted)).await else { return };
+    match &listener.behind {
+        Behind::App { inbound, .. } if inbound.protocol == Protocol::Tcp => tcp(&listener, inbound, entered).await,
+        Behind::App { inbound, backend } => http(&listener, inbound, backend, entered).await,
+        Behind::Pages(what) => pages(&listener, Arc::clone(what), entered).await,
+    }
+}
+
+/// The handshake, and all that is asked of a peer. `None`: it was refused, and that was said.
+async fn enter(listener: &Listener, accepted: Accepted) -> Option<Entered> {
     let deadline = Instant::now() + FIRST;
-    let handshaking = listener.counts.handshaking.hold();
+    let _handshaking = listener.counts.handshaking.hold();
     let Accepted { stream, from, stranger } = accepted;
     socket::tune(&stream);
     let Some((served, place)) = listener.entrance() else {
         listener.counts.shed(Shed::NoCertificate);
-        return;
+        return None;
     };
-    let Some(entrance) = served.entrances.get(place) else { return };
+    let entrance = served.entrances.get(place)?;
     let to = stream.local_addr().unwrap_or(from);
     let stream = Metered::new(stream, Arc::clone(&listener.counts));
     let acceptor = TlsAcceptor::from(Arc::clone(&entrance.config));
     let mut tls = match timeout_at(deadline, acceptor.accept(stream)).await {
-        Ok(Ok(tls)) => tls,
-        Ok(Err(error)) => return listener.refuse(&refusal(&error), from),
-        Err(_) => return listener.refuse(&bare(Reason::TooSlow), from),
+        Ok(Ok(tls)) => Box::new(tls),
+        Ok(Err(error)) => {
+            listener.refuse(&refusal(&error), from);
+            return None;
+        }
+        Err(_) => {
+            listener.refuse(&bare(Reason::TooSlow), from);
+            return None;
+        }
     };
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = match entrance.door.peer(chain) {
         Ok(peer) => peer,
-        Err(reason) => return listener.refuse(&bare(reason), from),
+        Err(reason) => {
+            listener.refuse(&bare(reason), from);
+            return None;
+        }
     };
     let permit = match listener.limits.authenticated(stranger, Instant::now()) {
         Ok(permit) => permit,
-        Err(shed) => return listener.counts.shed(shed),
+        Err(shed) => {
+            listener.counts.shed(shed);
+            return None;
+        }
     };
     tls.get_mut().0.authenticated();
     listener.counts.accepted.add(1);
-    drop(handshaking);
     let held = Place { permit, open: listener.counts.open.hold() };
     tracing::debug!(peer = %peer.id(), %from, "connected");
-    let ours = served.entrances.get(place).and_then(|entrance| entrance.leaf.id().cloned());
-    drop(served);
     let mut epochs = listener.served.clone();
     // An epoch that came during the handshake has not been seen: it is judged at once.
     epochs.mark_changed();
     let watch = Watch { served: epochs, phase: listener.phase.clone(), place, peer };
-    match &listener.behind {
-        Behind::App { inbound, .. } if inbound.protocol == Protocol::Tcp => {
-            tcp(&listener, inbound, tls, watch, from, to, deadline).await;
-            drop(held);
-        }
-        Behind::App { inbound, backend } => {
-            let xfcc = inbound.forward_identity == ForwardIdentity::Xfcc;
-            let told = Told::new(xfcc, ours.as_ref(), watch.peer.id(), watch.peer.hash(), from);
-            http(&listener, backend, tls, watch, told, held, deadline).await;
-        }
-        Behind::Pages(pages) => {
-            let (mut judge, mut end) = (watch.clone(), watch.clone());
-            tokio::select! {
-                () = question(tls, Arc::clone(pages)) => {}
-                reason = judge.withdrawn() => listener.withdraw(reason, &watch.peer),
-                () = end.forced() => {}
-            }
-            drop(held);
-        }
-    }
+    Some(Entered { tls, watch, held, ours: entrance.leaf.id().cloned(), from, to, deadline })
 }
 
 fn bare(reason: Reason) -> Refusal {
     Refusal { reason, subject: String::new(), names: String::new() }
 }
 
-async fn tcp(
-    listener: &Listener,
-    inbound: &Inbound,
-    tls: TlsStream<Metered>,
-    mut watch: Watch,
-    from: SocketAddr,
-    to: SocketAddr,
-    deadline: Instant,
-) {
+async fn tcp(listener: &Listener, inbound: &Inbound, entered: Entered) {
+    let Entered { tls, mut watch, held: _held, from, to, deadline, .. } = entered;
     let _active = listener.counts.active.hold();
     let header = match inbound.forward_identity {
         ForwardIdentity::ProxyV2 => Some(proxy_v2::header(from, to, &watch.peer.id().to_string())),
@@ -134,7 +143,8 @@ async fn tcp(
         Ok::<_, std::io::Error>(app)
     };
     let mut line = inbound.access_log.then(|| Line::connection(listener.listen, watch.peer.id()));
-    let app = match timeout_at(deadline, dialling).await {
+    // Boxed: over before the connection settles down.
+    let app = match timeout_at(deadline, Box::pin(dialling)).await {
         Ok(Ok(app)) => Overheard::new(app, line.as_ref().map(Line::tally)),
         failed => {
             if let Some(line) = &mut line {
@@ -170,15 +180,21 @@ async fn tcp(
     }
 }
 
-async fn http(
-    listener: &Listener,
-    backend: &Arc<http::Backend>,
-    tls: TlsStream<Metered>,
-    watch: Watch,
-    told: Told,
-    place: Place,
-    deadline: Instant,
-) {
+/// A reader's one question to the metrics.
+async fn pages(listener: &Listener, pages: Page, entered: Entered) {
+    let Entered { tls, mut watch, held: _held, .. } = entered;
+    let mut judge = watch.clone();
+    tokio::select! {
+        () = Box::pin(question(tls, pages)) => {}
+        reason = judge.withdrawn() => listener.withdraw(reason, &watch.peer),
+        () = watch.forced() => {}
+    }
+}
+
+async fn http(listener: &Listener, inbound: &Inbound, backend: &Arc<http::Backend>, entered: Entered) {
+    let Entered { tls, watch, held, ours, from, deadline, .. } = entered;
+    let xfcc = inbound.forward_identity == ForwardIdentity::Xfcc;
+    let told = Told::new(xfcc, ours.as_ref(), watch.peer.id(), watch.peer.hash(), from);
     let h2 = tls.get_ref().1.alpn_protocol() == Some(H2);
     let caller = Arc::new(Caller {
         backend: Arc::clone(backend),
@@ -189,10 +205,16 @@ async fn http(
         last: AtomicU64::new(0),
         since: Instant::now(),
         watch: watch.clone(),
-        place,
+        place: held,
     });
+    let idle = h2.then_some(IDLE_H2);
+    drive(listener, connection(tls, h2, &caller), &caller, watch, deadline, idle).await;
+}
+
+/// hyper's part of it.
+fn connection(tls: Box<TlsStream<Metered>>, h2: bool, caller: &Arc<Caller>) -> Pin<Box<dyn Drivable + Send>> {
     let service = {
-        let caller = Arc::clone(&caller);
+        let caller = Arc::clone(caller);
         service_fn(move |request| http::answer(Arc::clone(&caller), request))
     };
     if h2 {
@@ -207,7 +229,7 @@ async fn http(
             .initial_connection_window_size(WINDOWS.1)
             .max_send_buf_size(64 * 1024)
             .serve_connection(io, service);
-        drive(listener, connection, &caller, watch, deadline, Some(IDLE_H2)).await;
+        Box::pin(connection)
     } else {
         let io = TokioIo::new(Overheard::new(tls, Follower::new(&caller.heads)));
         let connection = hyper::server::conn::http1::Builder::new()
@@ -216,47 +238,46 @@ async fn http(
             .max_buf_size(MAX_HEAD)
             .serve_connection(io, service)
             .with_upgrades();
-        drive(listener, connection, &caller, watch, deadline, None).await;
+        Box::pin(connection)
     }
 }
 
 /// A connection of hyper's, of either version.
 trait Drivable: Future<Output = Result<(), hyper::Error>> {
     /// Finish what is under way, begin nothing.
-    fn finish(self: std::pin::Pin<&mut Self>);
+    fn finish(self: Pin<&mut Self>);
 }
 
 impl<S> Drivable
-    for hyper::server::conn::http1::UpgradeableConnection<TokioIo<Overheard<TlsStream<Metered>, Follower>>, S>
+    for hyper::server::conn::http1::UpgradeableConnection<TokioIo<Overheard<Box<TlsStream<Metered>>, Follower>>, S>
 where
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = http::Answer>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    fn finish(self: std::pin::Pin<&mut Self>) {
+    fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
 }
 
-impl<S, E> Drivable for hyper::server::conn::http2::Connection<TokioIo<TlsStream<Metered>>, S, E>
+impl<S, E> Drivable for hyper::server::conn::http2::Connection<TokioIo<Box<TlsStream<Metered>>>, S, E>
 where
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = http::Answer>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     E: hyper::rt::bounds::Http2ServerConnExec<S::Future, http::Answer>,
 {
-    fn finish(self: std::pin::Pin<&mut Self>) {
+    fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
 }
 
 async fn drive(
     listener: &Listener,
-    connection: impl Drivable,
+    mut connection: Pin<Box<dyn Drivable + Send>>,
     caller: &Caller,
     mut watch: Watch,
     deadline: Instant,
     idle: Option<Duration>,
 ) {
-    let mut connection = std::pin::pin!(connection);
     let (mut judge, mut end) = (watch.clone(), watch.clone());
     let mut draining = false;
     let mut timer = std::pin::pin!(sleep_until(deadline));
@@ -294,5 +315,24 @@ async fn drive(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Most bytes of the task of one connection, which each that waits holds. Beside it are the boxes of
+    /// TLS and of hyper.
+    const MOST: usize = 1536;
+
+    fn size<F: Future>(_: impl Fn(Arc<Listener>, Accepted) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_connection_stays_small() {
+        let size = size(serve);
+        assert!(size <= MOST, "{size} bytes");
     }
 }

@@ -42,13 +42,14 @@ pub enum Ended {
 }
 
 /// Copies between `a` and `b`. An error of either is the end of both.
-pub async fn splice<A, B>(a: A, b: B, silence: Silence) -> io::Result<Ended>
+pub fn splice<A, B>(a: A, b: B, silence: Silence) -> impl Future<Output = io::Result<Ended>>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let timer = Box::pin(sleep_until(Instant::now() + silence.open));
-    Splice { a, b, up: Half::default(), down: Half::default(), silence, timer, last: Instant::now() }.await
+    // Not an `async fn`: that would hold both sides twice, once as arguments.
+    Splice { a, b, up: Half::default(), down: Half::default(), silence, timer, last: Instant::now() }
 }
 
 struct Splice<A, B> {
