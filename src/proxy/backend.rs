@@ -64,6 +64,10 @@ impl AsyncWrite for App {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // send(2) is cheaper than writev(2).
+        if let [one] = bufs {
+            return self.poll_write(cx, one);
+        }
         inner!(self, poll_write_vectored, cx, bufs)
     }
 

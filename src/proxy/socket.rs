@@ -124,6 +124,10 @@ impl AsyncWrite for Metered {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // send(2) is cheaper than writev(2).
+        if let [one] = bufs {
+            return self.poll_write(cx, one);
+        }
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         if let Poll::Ready(Ok(count)) = &result {
             self.counts.sent.add(u64::try_from(*count).unwrap_or(u64::MAX));
