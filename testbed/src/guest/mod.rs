@@ -6,6 +6,8 @@
 mod agent;
 
 use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -199,14 +201,26 @@ impl GuestApi {
     }
 
     pub(crate) fn start(self, place: &Arc<Place>) -> RunningGuest {
+        let place = Arc::clone(place);
+        self.listening(move |address| place.tcp(address)).expect("127.0.0.1:8006 is free in this world")
+    }
+
+    /// Starts it where this process is: for whoever has made a network namespace already.
+    pub fn here(self) -> io::Result<RunningGuest> {
+        self.listening(TcpListener::bind)
+    }
+
+    fn listening(
+        self,
+        listen: impl Fn(SocketAddr) -> io::Result<TcpListener> + Send + 'static,
+    ) -> io::Result<RunningGuest> {
         let address = GUEST_API.parse().expect("a literal address");
-        let (place, delay) = (Arc::clone(place), self.refused_for);
+        let delay = self.refused_for;
         let plain: Wrap = Arc::new(|raw| Ok(Wrapped::One(Box::new(raw))));
         let scripts = Arc::new(Mutex::new(self.scripts.clone()));
         let handler = self.handler(Arc::clone(&scripts));
-        let server = Server::start(move || place.tcp(address), delay, plain, handler)
-            .expect("127.0.0.1:8006 is free in this world");
-        RunningGuest { server, scripts }
+        let server = Server::start(move || listen(address), delay, plain, handler)?;
+        Ok(RunningGuest { server, scripts })
     }
 
     fn handler(self, scripts: Arc<Mutex<Scripts>>) -> Handler {
