@@ -46,13 +46,11 @@ fn a_request_that_says_its_end_twice_is_refused_and_the_app_sees_nothing() {
         assert!(peer.reply().is_err(), "{fields:?}: the connection ends");
         assert_eq!(app.connections(), 0, "{fields:?}: {}", sidecar.said());
     }
-    // However it comes.
-    let request = format!("POST /both HTTP/1.1\r\nhost: api\r\n{}\r\n0\r\n\r\n{SMUGGLED}", fields[0]);
+    // However it comes. No more than the head: what is written after the answer may reset the connection.
+    let head = format!("POST /both HTTP/1.1\r\nhost: api\r\n{}\r\n", fields[0]);
     let mut peer = rig.peer(&rig.friend);
-    for byte in request.as_bytes() {
-        if peer.write_all(&[*byte]).is_err() {
-            break;
-        }
+    for byte in head.as_bytes() {
+        peer.write_all(&[*byte]).unwrap();
     }
     assert_eq!(peer.reply().unwrap().status, 400);
     assert_eq!(app.connections(), 0);
