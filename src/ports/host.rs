@@ -51,15 +51,14 @@ pub fn checks() -> Vec<&'static Check> {
 }
 
 /// Version, and who runs it.
-pub fn binary(ports: &Ports) -> Outcome {
+pub fn binary() -> Outcome {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let unix = option_env!("COUNTERSIGN_COMMITTED").and_then(|text| text.parse::<u64>().ok());
     let committed = unix.filter(|unix| *unix < YEAR_10000).map_or_else(
         || "a build without a commit date".to_owned(),
         |unix| format!("committed {}", httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(unix))),
     );
-    let simulated = if ports.banner.is_some() { ", SIMULATED" } else { "" };
-    Outcome::Pass(format!("countersign {}, {committed}, uid {uid}, gid {gid}{simulated}", env!("CARGO_PKG_VERSION")))
+    Outcome::Pass(format!("countersign {}, {committed}, uid {uid}, gid {gid}", env!("CARGO_PKG_VERSION")))
 }
 
 /// The kernel's release.

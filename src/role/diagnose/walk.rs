@@ -87,7 +87,7 @@ impl<'a> Walk<'a> {
     /// This program, the machine, and what it shows.
     async fn guest(&self, book: &mut Book<'_>) {
         let ports = self.ports;
-        book.ask(&host::BINARY, async { host::binary(ports) }).await;
+        book.ask(&host::BINARY, async { host::binary() }).await;
         book.ask(&host::KERNEL, async { host::kernel(&ports.proc) }).await;
         book.ask(&host::PLACE, async { host::place(boot::in_a_pod(ports)) }).await;
         book.ask(&tsm::checks::CONFIGFS, async { tsm::checks::configfs(&*ports.tsm, &ports.proc) }).await;
