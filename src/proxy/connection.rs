@@ -10,7 +10,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::access::Line;
@@ -22,11 +21,12 @@ use super::limits::Stranger;
 use super::overheard::Overheard;
 use super::socket::{self, Metered};
 use super::splice::{Ended, Silence, splice};
-use super::watch::Watch;
-use super::{Behind, Listener, backend, proxy_v2};
+use super::watch::{Watch, Way};
+use super::{Behind, Listener, backend, handshake, proxy_v2};
 use crate::config::roles::{ForwardIdentity, Inbound, Protocol};
 use crate::observe::metrics::Shed;
 use crate::observe::plain::question;
+use crate::tls::exchange::OURS_H2;
 use crate::tls::peer::{Reason, Refusal};
 use crate::tls::server::{H2, refusal};
 
@@ -60,16 +60,22 @@ pub(super) async fn serve(listener: Arc<Listener>, accepted: Accepted) {
     let Some(entrance) = served.entrances.get(place) else { return };
     let to = stream.local_addr().unwrap_or(from);
     let stream = Metered::new(stream, Arc::clone(&listener.counts));
-    let acceptor = TlsAcceptor::from(Arc::clone(&entrance.config));
-    let mut tls = match timeout_at(deadline, acceptor.accept(stream)).await {
+    let mut tls = match timeout_at(deadline, handshake::accept(entrance, stream)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => return listener.refuse(&refusal(&error), from),
         Err(_) => return listener.refuse(&bare(Reason::TooSlow), from),
     };
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
-    let peer = match entrance.door.peer(chain) {
-        Ok(peer) => peer,
+    let known = match entrance.door.known(chain) {
+        Ok(known) => known,
         Err(reason) => return listener.refuse(&bare(reason), from),
+    };
+    let id = known.id().clone();
+    let admitting = handshake::admit(entrance, served.prover.as_ref(), known, &mut tls);
+    let peer = match timeout_at(deadline, admitting).await {
+        Ok(Ok(peer)) => peer,
+        Ok(Err(failure)) => return listener.unproven(&failure, &id, from),
+        Err(_) => return listener.refuse(&bare(Reason::TooSlow), from),
     };
     let permit = match listener.limits.authenticated(stranger, Instant::now()) {
         Ok(permit) => permit,
@@ -85,7 +91,8 @@ pub(super) async fn serve(listener: Arc<Listener>, accepted: Accepted) {
     let mut epochs = listener.served.clone();
     // An epoch that came during the handshake has not been seen: it is judged at once.
     epochs.mark_changed();
-    let watch = Watch { served: epochs, phase: listener.phase.clone(), place, peer };
+    let way = Way::In(place);
+    let watch = Watch { served: epochs, phase: listener.phase.clone(), clock: listener.clock.clone(), way, peer };
     match &listener.behind {
         Behind::App { inbound, .. } if inbound.protocol == Protocol::Tcp => {
             tcp(&listener, inbound, tls, watch, from, to, deadline).await;
@@ -179,7 +186,7 @@ async fn http(
     place: Place,
     deadline: Instant,
 ) {
-    let h2 = tls.get_ref().1.alpn_protocol() == Some(H2);
+    let h2 = [Some(H2), Some(OURS_H2)].contains(&tls.get_ref().1.alpn_protocol());
     let caller = Arc::new(Caller {
         backend: Arc::clone(backend),
         told,
