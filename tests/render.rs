@@ -434,15 +434,14 @@ fn a_pod_that_opts_out_stays_as_it_is() {
 
 fn the_diagnose_annotation_changes_the_role() {
     let of = |value: &str| {
-        let made = pod_of(
+        pod_of(
             &json!({
                 "apiVersion": "v1", "kind": "Pod",
                 "metadata": { "name": "api", "namespace": "payments", "annotations": { "countersign.dev/diagnose": value } },
                 "spec": { "containers": [{ "name": "a", "image": "w" }] },
             })
             .to_string(),
-        );
-        made
+        )
     };
     let role = |made: &Value| named(&made["spec"]["initContainers"][0]["env"], "COUNTERSIGN_ROLE")["value"].clone();
     let (asked, not) = (of("true"), of("false"));

@@ -49,10 +49,10 @@ pub fn lay_out(laid: Laid<'_>, directory: &Path, seen: &Path) -> io::Result<()> 
     let volumes = volumes(&pod, config_maps, directory, seen)?;
     let mut order = String::new();
     for (path, default) in [("initContainers", "init"), ("containers", "app")] {
-        for container in list(&pod["spec"], path) {
+        for container in pod.get("spec").into_iter().flat_map(|spec| list(spec, path)) {
             let name = text(container, "name");
             let kind = if text(container, "restartPolicy") == "Always" { "sidecar" } else { default };
-            let probe = &container["startupProbe"]["httpGet"];
+            let probe = container.pointer("/startupProbe/httpGet").unwrap_or(&Value::Null);
             // Writing to memory does not fail.
             let _ = match kind {
                 "sidecar" => writeln!(order, "{kind} {name} {} {}", probe["port"], text(probe, "path")),
