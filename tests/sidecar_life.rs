@@ -263,7 +263,7 @@ fn an_exposed_app_makes_the_pod_not_ready() {
     let listener = rig.world.listen("0.0.0.0:8080").unwrap();
     let sidecar = rig.start();
     eventually("the pod is not ready", || rig.ask("/readyz") == 523);
-    assert!(sidecar.said().contains("app-exposed") && sidecar.said().contains("127.0.0.1"), "{}", sidecar.said());
+    eventually("it is said", || sidecar.said().contains("app-exposed") && sidecar.said().contains("127.0.0.1"));
     assert_eq!(rig.ask("/startupz"), 200);
     drop(listener);
     let app = rig.app(echo);
