@@ -124,6 +124,9 @@ fn normal(inside: &World, text: &str) -> String {
         let end = if word.ends_with(',') { "," } else { "" };
         let word = if word.contains("/countersign-world-") || word.contains(&own) {
             let tail = word.rsplit('/').next().unwrap_or_default();
+            // A world counts its directories, and an ordinary user's has one more.
+            let tail =
+                tail.rsplit_once('-').filter(|(_, count)| count.parse::<u32>().is_ok()).map_or(tail, |(name, _)| name);
             format!("{}/…/{tail}", if word.starts_with('`') { "`" } else { "" })
         } else if hex.len() >= 16 && hex.len() + 2 >= word.chars().count() {
             format!("…{end}")
