@@ -9,6 +9,9 @@
 mod bytes;
 pub mod cert_table;
 pub mod eventlog;
+pub mod quote_signature;
+pub mod shown;
 pub mod snp;
 pub mod tdx;
 pub mod trustee;
+pub mod twin;

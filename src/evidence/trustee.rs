@@ -2,11 +2,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::cert_table::{self, Entry};
 use super::eventlog::EventLog;
-use super::snp::Report;
+use super::snp::{self, Report};
+use crate::formats::json;
 
 /// What ends an event log that Trustee's guest sends: eight bytes of ones (guest-components v0.21,
 /// `EL_END_FLAG`).
@@ -51,6 +52,86 @@ pub fn tdx(quote: &[u8], log: Option<EventLog<'_>>) -> serde_json::Result<String
 /// Fails only where memory does.
 pub fn cca(token: &[u8]) -> serde_json::Result<String> {
     serde_json::to_string(&Cca { token })
+}
+
+/// Evidence of the TEE `snp`, read: a report and what stands beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnpEvidence {
+    /// Believed by nobody yet.
+    pub report: Report,
+    /// DER of every certificate that came along.
+    pub certificates: Vec<Vec<u8>>,
+    /// DER of the revocation list, where one came along.
+    pub crl: Option<Vec<u8>>,
+}
+
+/// Why JSON is no evidence. Each message continues "the evidence …".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A member is missing, stands twice, or is of another type.
+    #[error("is not in Trustee's JSON form")]
+    Form,
+    /// The members make no report.
+    #[error("holds no SEV-SNP report")]
+    Report(#[source] snp::Error),
+    /// They make another report than the one they say.
+    #[error("holds a report whose members do not fit its version")]
+    Members,
+}
+
+#[derive(Deserialize)]
+struct RawSnp {
+    attestation_report: Report,
+    #[serde(default)]
+    cert_chain: Option<Vec<RawEntry>>,
+}
+
+#[derive(Deserialize)]
+struct RawEntry {
+    /// A name, or an object for kinds that AMD does not define.
+    cert_type: serde_json::Value,
+    data: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+struct RawTdx {
+    quote: String,
+}
+
+/// Reads evidence of the TEE `snp`.
+pub fn read_snp(bytes: &[u8]) -> Result<SnpEvidence, Error> {
+    let raw: RawSnp = json::object(bytes).ok_or(Error::Form)?;
+    let mut evidence = SnpEvidence { report: settled(&raw.attestation_report)?, certificates: Vec::new(), crl: None };
+    for entry in raw.cert_chain.unwrap_or_default() {
+        match entry.cert_type.as_str() {
+            Some("VCEK" | "VLEK" | "ASK" | "ARK") => evidence.certificates.push(entry.data),
+            Some("CRL") => evidence.crl = Some(entry.data),
+            _ => {}
+        }
+    }
+    Ok(evidence)
+}
+
+/// Reads a report alone, in the JSON that the crate `sev` writes.
+pub fn read_report(bytes: &[u8]) -> Result<Report, Error> {
+    settled(&json::object(bytes).ok_or(Error::Form)?)
+}
+
+/// Reads evidence of the TEE `tdx`: the quote's bytes. The event log is not looked at.
+pub fn read_tdx(bytes: &[u8]) -> Result<Vec<u8>, Error> {
+    let raw: RawTdx = json::object(bytes).ok_or(Error::Form)?;
+    STANDARD.decode(raw.quote).map_err(|_| Error::Form)
+}
+
+/// The report that these members are, if they are one: what its version has no place for is refused.
+fn settled(members: &Report) -> Result<Report, Error> {
+    let report = Report::parse(&members.to_bytes()).map_err(Error::Report)?;
+    // Members that are null and those that are absent read alike, and a null is a zero on the wire.
+    if report.to_bytes() == members.to_bytes() && report.reported_tcb == members.reported_tcb {
+        Ok(report)
+    } else {
+        Err(Error::Members)
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 /// know are skipped without a copy.
 ///
 /// `None` for everything else. serde's own message is dropped on purpose: it quotes the input.
-pub(super) fn object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+pub(crate) fn object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
     let text = std::str::from_utf8(bytes).ok()?;
     // A derived struct would also accept an array of its members in order.
     if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
@@ -20,7 +20,7 @@ pub(super) fn object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
 
 /// Whether a member is there at all, whatever its value, `null` included. Its value is not kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Present(pub(super) bool);
+pub(crate) struct Present(pub(crate) bool);
 
 impl<'de> Deserialize<'de> for Present {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -30,7 +30,7 @@ impl<'de> Deserialize<'de> for Present {
 
 /// An object whose members do not matter, only that it is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct AnyObject;
+pub(crate) struct AnyObject;
 
 impl<'de> Deserialize<'de> for AnyObject {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -13,11 +13,11 @@ mod tests;
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::bytes::{array, put, u32_at, u64_at};
 pub use parts::{FirmwareVersion, Generation, Signature, Tcb};
-use parts::{as_list, is_turin};
+use parts::{as_list, is_turin, list};
 
 /// Bytes of a report, signature included (ABI table 23).
 pub const LEN: usize = 1184;
@@ -49,7 +49,9 @@ pub enum Error {
 }
 
 /// One report, as the firmware laid it out.
-#[derive(Clone, PartialEq, Eq, Serialize)]
+///
+/// What was read from JSON is a report once it went through [`Report::to_bytes`] and [`Report::parse`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Version of the structure, 2 to 5.
     pub version: u32,
@@ -73,18 +75,18 @@ pub struct Report {
     /// signed (0 VCEK, 1 VLEK, 7 none).
     pub key_info: u32,
     /// What the guest asked to have signed.
-    #[serde(serialize_with = "as_list")]
+    #[serde(serialize_with = "as_list", deserialize_with = "list")]
     pub report_data: [u8; REPORT_DATA_LEN],
     /// Launch measurement.
-    #[serde(serialize_with = "as_list")]
+    #[serde(serialize_with = "as_list", deserialize_with = "list")]
     pub measurement: [u8; 48],
     /// What the host committed to at launch: the initdata's digest, cut or padded to 32 bytes.
     pub host_data: [u8; 32],
     /// SHA-384 of the key that signed the ID block.
-    #[serde(serialize_with = "as_list")]
+    #[serde(serialize_with = "as_list", deserialize_with = "list")]
     pub id_key_digest: [u8; 48],
     /// SHA-384 of the key that certified the ID key.
-    #[serde(serialize_with = "as_list")]
+    #[serde(serialize_with = "as_list", deserialize_with = "list")]
     pub author_key_digest: [u8; 48],
     /// Id of this guest, random at launch.
     pub report_id: [u8; 32],
@@ -99,7 +101,7 @@ pub struct Report {
     /// CPUID stepping; from version 3.
     pub cpuid_step: Option<u8>,
     /// The chip; zeros where masked. Private: for verifiers, never for a log.
-    #[serde(serialize_with = "as_list")]
+    #[serde(serialize_with = "as_list", deserialize_with = "list")]
     pub chip_id: [u8; 64],
     /// TCB that cannot be rolled back.
     pub committed_tcb: Tcb,

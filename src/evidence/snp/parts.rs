@@ -1,6 +1,7 @@
 //! The parts of a report, and what decides their layout.
 
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// CPUID family of Turin, from which on a TCB has a fifth part (ABI §2.2).
 const FAMILY_TURIN: u8 = 0x1a;
@@ -9,7 +10,7 @@ const FAMILY_TURIN: u8 = 0x1a;
 const TURIN_CHIP_ID: usize = 8;
 
 /// Security version numbers of the platform's parts (ABI §2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tcb {
     /// Firmware of the measurement coprocessor. Turin has it, earlier lines do not; it also decides
     /// the layout of the eight bytes.
@@ -25,7 +26,7 @@ pub struct Tcb {
 }
 
 /// Version of the SNP firmware.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirmwareVersion {
     /// Major.
     pub major: u8,
@@ -36,13 +37,13 @@ pub struct FirmwareVersion {
 }
 
 /// ECDSA P-384, both numbers little-endian and padded with zeros to 72 bytes (ABI table 137).
-#[derive(Clone, PartialEq, Eq, Serialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signature {
     /// r.
-    #[serde(serialize_with = "as_list")]
+    #[serde(serialize_with = "as_list", deserialize_with = "list")]
     pub r: [u8; 72],
     /// s.
-    #[serde(serialize_with = "as_list")]
+    #[serde(serialize_with = "as_list", deserialize_with = "list")]
     pub s: [u8; 72],
 }
 
@@ -112,4 +113,10 @@ pub(super) fn is_turin(family: Option<u8>, chip_id: &[u8; 64]) -> bool {
 /// serde writes arrays of up to 32 elements by itself, and no longer ones.
 pub(super) fn as_list<S: Serializer, const N: usize>(bytes: &[u8; N], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(bytes)
+}
+
+/// The inverse: exactly so many integers from 0 to 255. The message does not quote them.
+pub(super) fn list<'de, D: Deserializer<'de>, const N: usize>(deserializer: D) -> Result<[u8; N], D::Error> {
+    let bytes = Vec::<u8>::deserialize(deserializer)?;
+    bytes.try_into().map_err(|_| D::Error::custom("a list of another length"))
 }

@@ -4,17 +4,13 @@
 //! be of X.509 version 1, which TLS libraries refuse. So the path is built here, small and strict:
 //! names, signatures, validity, `CA`, path length, key usage, and no critical extension unread.
 
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1,
-    ECDSA_P521_SHA512_ASN1, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
-    UnparsedPublicKey, VerificationAlgorithm,
-};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{PemObject as _, SectionKind};
-use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
+use x509_parser::prelude::X509Certificate;
 
 use super::error::{AnchorsError, ChainError};
 use crate::formats::jwk::EcPublicJwk;
+use crate::formats::x509::{EC, P256, key_kind, may_issue, read, signature_holds, valid};
 
 /// Most certificates of a chain. Trustee sends its file as it is: signer, intermediates, root.
 pub const MAX_CHAIN: usize = 8;
@@ -27,12 +23,6 @@ const MAX_PEM: usize = 256 * 1024;
 
 /// Most signatures checked for one chain. Names choose what is tried, and names are hostile.
 const MAX_CHECKS: usize = 32;
-
-/// id-ecPublicKey (RFC 5480 §2.1.1).
-const EC: &str = "1.2.840.10045.2.1";
-
-/// secp256r1 (RFC 5480 §2.1.1.1).
-const P256: &str = "1.2.840.10045.3.1.7";
 
 /// Certificates that are trusted to certify signers of tokens, or are a signer's own. Never empty.
 #[derive(Clone)]
@@ -102,7 +92,7 @@ impl EndorsedKey {
     fn of(certificate: &X509Certificate<'_>) -> Self {
         let key = &certificate.tbs_certificate.subject_pki;
         let bits = key.subject_public_key.data.to_vec();
-        Self { is_p256: key_kind(certificate) == (EC.to_owned(), P256.to_owned()), bits }
+        Self { is_p256: key_kind(key) == (EC.to_owned(), P256.to_owned()), bits }
     }
 
     /// Whether it is this key.
@@ -152,80 +142,4 @@ impl Search<'_> {
         self.checks = self.checks.saturating_sub(1);
         signature_holds(issuer, certificate)
     }
-}
-
-/// One certificate and nothing behind it, with no critical extension that we do not act on.
-fn read(der: &[u8]) -> Option<X509Certificate<'_>> {
-    let (rest, certificate) = X509Certificate::from_der(der).ok()?;
-    let understood = certificate.extensions().iter().all(|extension| match extension.parsed_extension() {
-        ParsedExtension::ParseError { .. } => false,
-        // The names and purposes of a signer are of no concern: its key is.
-        ParsedExtension::BasicConstraints(_)
-        | ParsedExtension::KeyUsage(_)
-        | ParsedExtension::ExtendedKeyUsage(_)
-        | ParsedExtension::SubjectAlternativeName(_) => true,
-        _ => !extension.critical,
-    });
-    // Each may stand once; the getters fail where one stands twice.
-    let once = certificate.basic_constraints().is_ok() && certificate.key_usage().is_ok();
-    (rest.is_empty() && understood && once).then_some(certificate)
-}
-
-fn valid(certificate: &X509Certificate<'_>, now: u64) -> bool {
-    let validity = certificate.validity();
-    i64::try_from(now).is_ok_and(|now| validity.not_before.timestamp() <= now && now <= validity.not_after.timestamp())
-}
-
-/// Whether it is an authority that may have so many authorities below it (RFC 5280 §4.2.1.9, §4.2.1.3).
-fn may_issue(issuer: &X509Certificate<'_>, below: usize) -> bool {
-    let Ok(Some(constraints)) = issuer.basic_constraints() else { return false };
-    let fits = match constraints.value.path_len_constraint {
-        Some(most) => usize::try_from(most).is_ok_and(|most| below <= most),
-        None => true,
-    };
-    let signs = issuer.key_usage().ok().flatten().is_none_or(|usage| usage.value.key_cert_sign());
-    constraints.value.ca && fits && signs
-}
-
-fn signature_holds(issuer: &X509Certificate<'_>, certificate: &X509Certificate<'_>) -> bool {
-    let key = &issuer.tbs_certificate.subject_pki.subject_public_key.data;
-    let outer = &certificate.signature_algorithm.algorithm;
-    // RFC 5280 §4.1.1.2: the signed copy of the algorithm's name must be the same.
-    if *outer != certificate.tbs_certificate.signature.algorithm {
-        return false;
-    }
-    algorithm(&outer.to_id_string(), &key_kind(issuer)).is_some_and(|algorithm| {
-        UnparsedPublicKey::new(algorithm, key)
-            .verify(certificate.tbs_certificate.as_ref(), &certificate.signature_value.data)
-            .is_ok()
-    })
-}
-
-/// A key's algorithm and, for a curve, which.
-fn key_kind(certificate: &X509Certificate<'_>) -> (String, String) {
-    let algorithm = &certificate.tbs_certificate.subject_pki.algorithm;
-    let curve = algorithm.parameters.as_ref().and_then(|any| any.as_oid().ok()).map(|oid| oid.to_id_string());
-    (algorithm.algorithm.to_id_string(), curve.unwrap_or_default())
-}
-
-/// How a signature is checked, by its algorithm and its key's. RSA is PKCS#1 v1.5 with keys of 2048
-/// to 8192 bits; SHA-1 is not among them.
-fn algorithm(signature: &str, (key, curve): &(String, String)) -> Option<&'static dyn VerificationAlgorithm> {
-    /// rsaEncryption (RFC 8017 §A.1).
-    const RSA: &str = "1.2.840.113549.1.1.1";
-    /// secp384r1.
-    const P384: &str = "1.3.132.0.34";
-    /// secp521r1.
-    const P521: &str = "1.3.132.0.35";
-    Some(match (signature, key.as_str(), curve.as_str()) {
-        ("1.2.840.113549.1.1.11", RSA, _) => &RSA_PKCS1_2048_8192_SHA256,
-        ("1.2.840.113549.1.1.12", RSA, _) => &RSA_PKCS1_2048_8192_SHA384,
-        ("1.2.840.113549.1.1.13", RSA, _) => &RSA_PKCS1_2048_8192_SHA512,
-        ("1.2.840.10045.4.3.2", EC, P256) => &ECDSA_P256_SHA256_ASN1,
-        ("1.2.840.10045.4.3.3", EC, P256) => &ECDSA_P256_SHA384_ASN1,
-        ("1.2.840.10045.4.3.2", EC, P384) => &ECDSA_P384_SHA256_ASN1,
-        ("1.2.840.10045.4.3.3", EC, P384) => &ECDSA_P384_SHA384_ASN1,
-        ("1.2.840.10045.4.3.4", EC, P521) => &ECDSA_P521_SHA512_ASN1,
-        _ => return None,
-    })
 }

@@ -15,6 +15,7 @@ mod claims;
 mod error;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::fmt;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use super::jwk::EcPublicJwk;
 pub use chain::{EndorsedKey, MAX_CHAIN, TrustAnchors};
 pub use claims::{Claims, RuntimeClaims, Status, Submod, TrustVector};
 pub use error::{AnchorsError, ChainError, Error};
+pub use words::Claim;
 
 /// Most bytes of a token, 1 MiB: one for a CPU has 4 KiB, with a GPU's evidence in it more than 128
 /// KiB. A bound of ours.
@@ -132,11 +134,21 @@ impl EarToken {
 impl Unverified {
     /// Checks signature and signer, then reads the claims, then holds them to what is expected.
     pub fn verify(&self, expected: &Expected<'_>) -> Result<Verified, Error> {
-        self.check_signer(expected)?;
+        self.check_signer(expected.signer, expected.now)?;
         let claims = Claims::parse(&self.payload)?;
-        check_times(&claims, expected)?;
+        check_times(&claims, expected.freshness, expected.now)?;
         check_binding(&claims, expected)?;
         Ok(Verified(claims))
+    }
+
+    /// What the token says, where a trusted key signed it and it has not expired at `now`. For whoever
+    /// looks at a token from outside: for which key it is, and for whose challenge, is still to be held
+    /// to what was expected, as [`Unverified::verify`] does.
+    pub fn signed_claims(&self, signer: Signer<'_>, now: u64) -> Result<Claims, Error> {
+        self.check_signer(signer, now)?;
+        let claims = Claims::parse(&self.payload)?;
+        check_times(&claims, Freshness::Unexpired, now)?;
+        Ok(claims)
     }
 
     /// What the token says, believed by nobody: for a report to people of what was shown. No
@@ -145,9 +157,9 @@ impl Unverified {
         Claims::parse(&self.payload)
     }
 
-    fn check_signer(&self, expected: &Expected<'_>) -> Result<(), Error> {
+    fn check_signer(&self, signer: Signer<'_>, now: u64) -> Result<(), Error> {
         let signed_by = |key: &EcPublicJwk| key.verifies_es256(self.signed.as_bytes(), &self.signature);
-        match expected.signer {
+        match signer {
             Signer::Keys([]) => Err(Error::NoKeys),
             Signer::Keys(keys) if keys.iter().any(signed_by) => Ok(()),
             Signer::Keys(_) => Err(Error::Signature),
@@ -157,7 +169,7 @@ impl Unverified {
                 if !signed_by(&header.key) {
                     return Err(Error::Signature);
                 }
-                let endorsed = anchors.endorse(&header.chain, expected.now)?;
+                let endorsed = anchors.endorse(&header.chain, now)?;
                 if endorsed.is(&header.key) { Ok(()) } else { Err(Error::KeyMismatch) }
             }
         }
@@ -219,15 +231,15 @@ fn x5c(jwk: &serde_json::Value) -> Result<Vec<Vec<u8>>, Error> {
         .collect()
 }
 
-fn check_times(claims: &Claims, expected: &Expected<'_>) -> Result<(), Error> {
-    if claims.issued_at > expected.now.saturating_add(LEEWAY) {
+fn check_times(claims: &Claims, freshness: Freshness<'_>, now: u64) -> Result<(), Error> {
+    if claims.issued_at > now.saturating_add(LEEWAY) {
         return Err(Error::NotYet);
     }
-    let good_until = match expected.freshness {
+    let good_until = match freshness {
         Freshness::Nonce(_) | Freshness::Unexpired => claims.expires_at,
         Freshness::MaxAge(max_age) => claims.issued_at.saturating_add(max_age.as_secs()),
     };
-    if expected.now > good_until.saturating_add(LEEWAY) { Err(Error::Expired) } else { Ok(()) }
+    if now > good_until.saturating_add(LEEWAY) { Err(Error::Expired) } else { Ok(()) }
 }
 
 /// Holds the attested key to the expected one, in the CPU's submod and wherever else one stands.
