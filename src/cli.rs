@@ -1,7 +1,9 @@
 //! The command lines of both binaries. Plain types: what they mean is decided by the roles and tools.
 
+mod explain;
 mod initdata;
 mod render;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -9,8 +11,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::Provenance;
 
+pub use explain::Explain;
 pub use initdata::{Check, Configmap, DigestFormat, Initdata, New};
 pub use render::{Policies, Render, TierChoice};
+pub use verify::{Evidence, EvidenceFormat, Expectations, Verify};
 
 /// What happens inside a confidential pod before the app may trust anything.
 #[derive(Debug, Parser)]
@@ -64,6 +68,22 @@ Examples:
   countersign get kbs:///payments/db/password --to /run/countersign/secrets/db/password
   countersign get kbs:///payments/tls/key --to /run/countersign/tls/key.pem --expect format=pem,max_bytes=8192")]
     Get(Get),
+    /// Show what this guest can prove of itself
+    #[command(after_help = "\
+Examples:
+  countersign evidence
+  countersign evidence --report-data 00ff --format json | kubectl countersign verify - --report-data 00ff --init-data initdata.toml")]
+    Evidence(Evidence),
+    /// Judge evidence, a token, a certificate or a live sidecar
+    #[command(after_help = "\
+Exit 0 takes an expectation: what ties it to this moment or key, and what must run there. Without it the
+verdict is `genuine, not appraised` (85). Not as expected: 86. Not genuine: 79. Not known: 87.
+
+Examples:
+  countersign verify evidence.json --nonce \"$NONCE\" --key tee-pubkey.jwk --init-data initdata.toml
+  countersign verify quote.bin --collateral collateral.json --report-data 1f2e… --measurement 91eb… --json
+  countersign verify https://api.payments.svc:8443 --roots mesh.pem --expect spiffe://example.org/ns/payments/sa/api")]
+    Verify(Box<Verify>),
     /// Check or explain a configuration, without fetching anything
     #[command(subcommand)]
     Config(Config),
@@ -154,6 +174,24 @@ Examples:
     /// Write the admission policies of a tier
     #[command(subcommand)]
     Policies(Policies),
+    /// Judge evidence, a token, a certificate or a live sidecar
+    #[command(after_help = "\
+Exit 0 takes an expectation: what ties it to this moment or key, and what must run there. Without it the
+verdict is `genuine, not appraised` (85). Not as expected: 86. Not genuine: 79. Not known: 87.
+
+Examples:
+  kubectl countersign verify evidence.json --nonce \"$NONCE\" --key tee-pubkey.jwk --init-data initdata.toml
+  kubectl countersign verify quote.bin --collateral collateral.json --report-data 1f2e… --measurement 91eb… --json
+  kubectl countersign verify https://api.payments.svc:8443 --roots mesh.pem --expect spiffe://example.org/ns/payments/sa/api")]
+    Verify(Box<Verify>),
+    /// Name the cause and the next step for what pods, events and logs say, without asking anybody
+    #[command(after_help = "\
+Exit 0: something is known, and named. 87: nothing in it is known; that is an answer too.
+
+Examples:
+  kubectl describe pod api-0 -n payments | kubectl countersign explain
+  kubectl get pod api-0 -n payments -o yaml | kubectl countersign explain --json")]
+    Explain(Explain),
     /// Check or explain a configuration
     #[command(subcommand)]
     Config(Config),

@@ -50,6 +50,12 @@ pub enum Class {
     AppExposed,
     /// Connections were cut at the end of the drain.
     DrainForced,
+    /// Evidence is genuine, and too little was expected to say more.
+    NotAppraised,
+    /// Evidence is genuine, and not what was expected.
+    Unexpected,
+    /// The input is nothing that is known.
+    Unknown,
 }
 
 /// Who has to act on a finding.
@@ -301,6 +307,36 @@ pub const TABLE: &[Row] = &[
         level: Level::Warn,
         retry: Retry::Never,
     },
+    Row {
+        class: Class::NotAppraised,
+        code: 85,
+        label: "not-appraised",
+        meaning: "`verify` found the evidence genuine, and nobody said what it has to be: that is no verdict to rely on.",
+        hint: "give `countersign verify` what ties it to this moment or key (--report-data, or --nonce and --key), and what must run there (--measurement or --init-data)",
+        who: Who::AppSecurity,
+        level: Level::Warn,
+        retry: Retry::Never,
+    },
+    Row {
+        class: Class::Unexpected,
+        code: 86,
+        label: "not-as-expected",
+        meaning: "`verify` found the evidence genuine, and it is not what was expected.",
+        hint: "compare the checks that `countersign verify` names as failed with what was to run there",
+        who: Who::AppSecurity,
+        level: Level::Warn,
+        retry: Retry::Never,
+    },
+    Row {
+        class: Class::Unknown,
+        code: 87,
+        label: "not-known",
+        meaning: "`verify` or `explain` was given something that this build does not know. It does not guess.",
+        hint: "run `countersign verify --help` or `kubectl countersign explain --help` for what can be given",
+        who: Who::AppSecurity,
+        level: Level::Warn,
+        retry: Retry::Never,
+    },
 ];
 
 impl Class {
@@ -439,7 +475,7 @@ pub fn printable(text: &str, max: usize) -> String {
 mod tests {
     use super::*;
 
-    const ALL: [Class; 18] = [
+    const ALL: [Class; 21] = [
         Class::Usage,
         Class::Content,
         Class::Backend,
@@ -458,6 +494,9 @@ mod tests {
         Class::Certificate,
         Class::AppExposed,
         Class::DrainForced,
+        Class::NotAppraised,
+        Class::Unexpected,
+        Class::Unknown,
     ];
 
     #[test]

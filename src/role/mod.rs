@@ -3,6 +3,7 @@
 mod boot;
 mod confine;
 mod diagnose;
+mod evidence;
 mod get;
 mod init;
 mod report;
@@ -40,22 +41,30 @@ impl Ended {
 /// Variables that kubectl-coco's manifests set. The build with feature `compat` answers them.
 const KUBECTL_COCO: [&str; 5] = ["TLS_CERT_URI", "TLS_KEY_URI", "CLIENT_CA_URI", "HTTPS_PORT", "FORWARD_PORT"];
 
+/// The tools that this binary has too. They are neighbours, which this room may not import. Each
+/// returns the exit code.
+#[derive(Clone, Copy, Debug)]
+pub struct Tools {
+    /// `countersign config …`.
+    pub config: fn(&Ports, &cli::Config) -> u8,
+    /// `countersign verify …`.
+    pub verify: fn(&Ports, &cli::Verify) -> u8,
+}
+
 /// Runs whatever the command line or `COUNTERSIGN_ROLE` asks for.
-///
-/// `config` runs `countersign config …`, which is a tool and so a neighbour this room may not import.
-pub fn run(ports: &Ports, config: fn(&Ports, &cli::Config) -> u8) -> ExitCode {
+pub fn run(ports: &Ports, tools: Tools) -> ExitCode {
     harden();
     quiet_panics(ports);
     log::hold(ports.banner);
     // One catch around everything: a fault of ours is a refusal with a code, not an abort.
-    let code = catch_unwind(AssertUnwindSafe(|| dispatch(ports, config))).unwrap_or_else(|_| {
+    let code = catch_unwind(AssertUnwindSafe(|| dispatch(ports, tools))).unwrap_or_else(|_| {
         let result = Err(Finding::new(Class::Bug, "an internal check failed; the line above names its place"));
         report::end(ports, &Ended::new("countersign", None, result))
     });
     ExitCode::from(code)
 }
 
-fn dispatch(ports: &Ports, config: fn(&Ports, &cli::Config) -> u8) -> u8 {
+fn dispatch(ports: &Ports, tools: Tools) -> u8 {
     let cli = match Countersign::try_parse_from(&ports.args) {
         Ok(cli) => cli,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
@@ -98,7 +107,9 @@ fn dispatch(ports: &Ports, config: fn(&Ports, &cli::Config) -> u8) -> u8 {
             Ok(code) => code,
             Err(finding) => report::end(ports, &Ended::new("diagnose", None, Err(finding))),
         },
-        Command::Config(command) => config(ports, &command),
+        Command::Evidence(arguments) => evidence::run(ports, &arguments),
+        Command::Verify(arguments) => (tools.verify)(ports, &arguments),
+        Command::Config(command) => (tools.config)(ports, &command),
     }
 }
 

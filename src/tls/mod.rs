@@ -6,6 +6,7 @@
 
 mod anchored;
 pub mod leaf;
+mod look;
 pub mod peer;
 mod problem;
 pub mod server;
@@ -25,6 +26,7 @@ use rustls::pki_types::pem::{PemObject as _, SectionKind};
 use crate::clock::Clock;
 use crate::finding::{Class, Finding};
 pub use anchored::Anchored;
+pub use look::Look;
 pub use problem::{TlsProblem, explain, explain_io};
 
 /// Most bytes of a CA's PEM, 256 KiB: as much as a whole configuration may have.

@@ -1,0 +1,236 @@
+//! Every row by its own phrase, and what must not be taken for one.
+
+use super::*;
+
+fn ids(text: &str) -> Vec<String> {
+    causes(text).into_iter().map(|cause| cause.id).collect()
+}
+
+#[track_caller]
+fn only(text: &str, id: &str) -> Cause {
+    let found = causes(text);
+    assert_eq!(found.iter().map(|cause| cause.id.as_str()).collect::<Vec<_>>(), [id], "{text}");
+    found.into_iter().next().unwrap()
+}
+
+#[test]
+fn known_messages_are_named() {
+    for (text, id) in [
+        (
+            "Failed to create pod sandbox: annotation io.katacontainers.config.hypervisor.cc_init_data is not enabled",
+            "shim-initdata-not-enabled",
+        ),
+        ("annotation io.katacontainers.config.hypervisor.kernel_params is not enabled", "shim-annotation-not-enabled"),
+        ("initdata create gzip reader error: gzip: invalid header", "initdata-not-gzip"),
+        ("uncompressing initdata with gzip error: unexpected EOF", "initdata-gzip-broken"),
+        ("parsing initdata annotation failed: toml: line 1", "initdata-not-toml"),
+        ("unsupported version: 0.2.0, expected: 0.1.0", "initdata-version"),
+        ("kata-agent: initdata: unsupported algorithm: sha-256", "initdata-algorithm"),
+        ("WARN If initdata check failed, AA will failed to launch", "initdata-refused-by-agent"),
+        ("rpc error: CreateContainerRequest is blocked by policy: \"x\"", "agent-policy-container"),
+        ("cannot exec: ExecProcessRequest is blocked by policy:", "agent-policy-exec"),
+        ("ReadStreamRequest is blocked by policy:", "agent-policy-logs"),
+        ("SetPolicyRequest is blocked by policy:", "agent-policy-other"),
+        (
+            "failed to create shim task: failed to mount \"/run/kata-containers/shared/containers/ab/rootfs\" to \"x\", with error: ENOENT: No such file or directory",
+            "image-cached-on-host",
+        ),
+        ("[CDH] [ERROR]: Image Pull error: Failed to pull image x: Failed to unpack layer", "image-does-not-fit"),
+        ("[CDH] [ERROR]: Image Pull error: Image policy rejected: Denied by policy", "image-policy-denied"),
+        (
+            "error unpacking image: failed to extract layer sha256:ab: failed to get reader from content store: content digest sha256:cd: not found",
+            "image-layers-discarded",
+        ),
+        ("timed out connecting to vsock 1234:1024", "vm-not-up"),
+        (
+            "[adaptor/proxy] Retrying failed agent proxy connection: dial tcp 10.0.0.1:15150: connect: connection refused",
+            "peer-pod-unreachable",
+        ),
+        ("dial tcp 127.0.0.1:8006: connect: connection refused", "guest-api-refused"),
+        (
+            "curl: (7) Failed to connect to 127.0.0.1 port 8006 after 0 ms: Couldn't connect to server",
+            "guest-api-refused",
+        ),
+        ("GET http://10.1.1.1:8006/cdh/resource/a/b/c 403 Forbidden", "guest-api-not-loopback"),
+        ("404 Attestation Feature Not Enabled", "guest-api-attestation-off"),
+        ("404 Resource Feature Not Enabled", "guest-api-resource-off"),
+        ("http://127.0.0.1:8006/x: 404 URL NOT FOUND", "guest-api-path"),
+        (
+            "rpc status: Status { code: INTERNAL, message: \"[CDH] [ERROR]: Get Resource failed\", details: [] }",
+            "cdh-get-resource",
+        ),
+        ("[ERROR:attestation-agent] AA-KBC get token failed", "agent-no-token"),
+        ("[ERROR:attestation-agent] AA-KBC get evidence failed", "agent-no-evidence"),
+        ("get composite evidence failed", "agent-no-evidence"),
+        ("RCAR handshake failed: Unable to get token. RCAR handshake retried 5 times. Final error:", "rcar-failed"),
+        ("KBS attest unauthorized, Error Info: ErrorInformation", "rcar-unauthorized"),
+        ("KBS resource not found", "kbs-resource-not-found"),
+        ("KBS internal error", "kbs-internal-error"),
+        ("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))", "kbs-certificate-is-a-ca"),
+        ("invalid peer certificate: Other(CaUsedAsEndEntity)", "kbs-certificate-is-a-ca"),
+        ("attestation-agent: invalid peer certificate: UnknownIssuer", "server-certificate-unknown-issuer"),
+        (
+            r#"{"type":"https://github.com/confidential-containers/kbs/errors/PolicyDeny","detail":"Access denied by policy"}"#,
+            "kbs-PolicyDeny",
+        ),
+        (
+            r#"{"type":"https://github.com/confidential-containers/kbs/errors/PluginInternalError","detail":"Plugin internal error"}"#,
+            "kbs-PluginInternalError",
+        ),
+        (
+            r#""https://github.com/confidential-containers/kbs/errors/AttestationError","detail":"Attestation error: RCAR handshake Auth failed: KBS Client Protocol Version Mismatch: expect =0.4.0 while the request is 0.1.0""#,
+            "kbs-protocol-version",
+        ),
+        ("password is sealed.eyJhbGciOiJFUzI1NiJ9.eyJ2ZXJzaW9uIjoiMC4xLjAifQ.c2ln", "sealed-residue"),
+        ("sealed.fakejwsheader.eyJ2ZXJzaW9uIjoiMC4xLjAifQ.fakesignature", "sealed-residue"),
+        (
+            "MountVolume.SetUp failed for volume \"i\" : configmap \"api-initdata-missing\" not found",
+            "initdata-configmap-missing",
+        ),
+    ] {
+        only(text, id);
+    }
+}
+
+#[test]
+fn what_only_looks_alike_is_not_known() {
+    for text in [
+        "",
+        "Started container api",
+        "annotation prometheus.io/scrape is not enabled",
+        "initdata packed",
+        "unsupported version: 2, expected: 3",
+        "ssh: unsupported algorithm: ssh-dss",
+        "the request is blocked by policy of the firewall",
+        "failed to mount \"/run/other/rootfs\": ENOENT",
+        "failed to mount \"/run/kata-containers/shared/containers/ab/rootfs\": EBUSY",
+        "Failed to pull image \"x\": not found",
+        "timed out connecting to vsock 3:2048",
+        "dial tcp 10.0.0.1:8006: connect: connection refused",
+        "dial tcp 127.0.0.1:80061: connect: no route to host",
+        "dial tcp 127.0.0.1:9000: connect: connection refused",
+        "403 Forbidden",
+        "404 page not found: URL NOT FOUND",
+        "context deadline exceeded",
+        "request unauthorized",
+        "http request failed",
+        "invalid peer certificate: Expired",
+        "invalid peer certificate: UnknownIssuer",
+        "policyDeny",
+        r#"{"type":"https://github.com/confidential-containers/kbs/errors/SomethingNew"}"#,
+        r#"{"type":"https://example.org/errors/PolicyDeny"}"#,
+        "the envelope was sealed.",
+        "sealed.abc.def.ghi",
+        "unsealed.eyJa.eyJb.c",
+        "Exit Code: 77",
+        "Readiness probe failed: HTTP probe failed with statuscode: 503",
+        "Readiness probe failed: HTTP probe failed with statuscode: 504",
+        "Readiness probe failed: HTTP probe failed with statuscode: 526",
+        "refused: policy-denied (exit 78)",
+        "refused: something (exit 77)",
+        r#"{"v":1,"role":"init","code":77,"class":"ok"}"#,
+        r#"{"v":2,"role":"init","code":77,"class":"policy-denied"}"#,
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, env: [{name: S, value: sealed.eyJa.eyJb.c}]}]}",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {log: 'KBS internal error'}",
+    ] {
+        assert_eq!(ids(text), Vec::<String>::new(), "{text}");
+    }
+}
+
+#[test]
+fn every_class_of_ours_is_named_by_its_exit_code_its_line_and_its_log() {
+    for row in crate::finding::TABLE {
+        let (code, label) = (row.code, row.label);
+        let yaml = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: api}}\nstatus:\n  initContainerStatuses:\n  - image: registry.example/countersign@sha256:ab\n    lastState: {{terminated: {{exitCode: {code}}}}}\n    name: countersign-init\n"
+        );
+        only(&yaml, label);
+        let described = format!(
+            "Name: api\nInit Containers:\n  countersign-init:\n    Image:         x\n    State:          Terminated\n      Exit Code:    {code}\nEvents: <none>\n"
+        );
+        only(&described, label);
+        let line = format!(
+            r#"      Message:  {{"v":1,"role":"init","code":{code},"class":"{label}","saw":"s","why":"w","next":"n","who":"kbs-operator","version":"0.1.0"}}"#
+        );
+        let cause = only(&line, label);
+        assert_eq!((cause.saw.as_str(), cause.next.as_str(), cause.who), ("s", "n", Who::KbsOperator));
+        let log = format!(
+            "countersign init: refused: {label} (exit {code})\n  saw:  it\n  why:  because\n  next: do\n  who:  platform\n"
+        );
+        let cause = only(&log, label);
+        assert_eq!(
+            (cause.saw.as_str(), cause.why.as_str(), cause.next.as_str(), cause.who),
+            ("it", "because", "do", Who::Platform)
+        );
+    }
+}
+
+#[test]
+fn a_probe_status_is_ours_where_http_has_no_such_status_or_our_name_stands_by() {
+    let event = |status: u16| {
+        format!("Warning  Unhealthy  kubelet  Startup probe failed: HTTP probe failed with statuscode: {status}")
+    };
+    only(&event(517), "policy-denied");
+    only(&event(523), "app-exposed");
+    only(&format!("{}\n  countersign-sidecar:", event(505)), "content-refused");
+}
+
+#[test]
+fn another_containers_exit_code_is_not_ours() {
+    let described = "Containers:\n  api:\n    Image:  example/api\n      Exit Code:    77\n  countersign-sidecar:\n    Image:  countersign\n      Exit Code:    0\n";
+    assert_eq!(ids(described), Vec::<String>::new());
+    let yaml = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nstatus: {containerStatuses: [{name: api, image: x/mycountersign-fork/api, state: {terminated: {exitCode: 77}}}]}";
+    assert_eq!(ids(yaml), Vec::<String>::new());
+}
+
+#[test]
+fn the_silent_annotations_are_found() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  annotations:\n    io.katacontainers.config.runtime.cc_init_data: H4sI\n";
+    only(pod, "annotation-old");
+    only("Annotations:  io.katacontainers.config.runtime.cc_init_data: H4sI", "annotation-old");
+    let both = format!("{pod}    io.katacontainers.config.hypervisor.cc_init_data: H4sI\n");
+    assert_eq!(ids(&both), Vec::<String>::new());
+    let deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: a\n  annotations:\n    io.katacontainers.config.hypervisor.cc_init_data: H4sI\nspec: {template: {metadata: {}}}\n";
+    only(deployment, "annotation-misplaced");
+}
+
+#[test]
+fn several_causes_stand_in_the_order_in_which_they_must_be_put_right() {
+    let text = "countersign init: refused: policy-denied (exit 77)\n[CDH] [ERROR]: Get Resource failed\n\
+                CreateContainerRequest is blocked by policy: x\n\
+                annotation io.katacontainers.config.hypervisor.cc_init_data is not enabled\n\
+                CreateContainerRequest is blocked by policy: again\n";
+    assert_eq!(ids(text), ["shim-initdata-not-enabled", "agent-policy-container", "cdh-get-resource", "policy-denied"]);
+}
+
+#[test]
+fn messages_that_yaml_folds_are_read_whole() {
+    let events = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Event\n  metadata: {name: e}\n  message: 'Error: failed to create containerd task: CreateContainerRequest\n    is blocked by policy: no'\n";
+    only(events, "agent-policy-container");
+}
+
+#[test]
+fn every_next_step_starts_with_a_verb_and_every_id_is_one() {
+    for known in table::phrases() {
+        let (id, next) = known;
+        assert!(id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'), "{id}");
+        let first = next.split(' ').next().unwrap();
+        let verbs = [
+            "add", "read", "check", "run", "write", "compare", "use", "allow", "set", "raise", "correct", "start",
+            "call", "make", "put", "issue",
+        ];
+        assert!(verbs.contains(&first), "{id}: {next}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_read_without_a_panic(text in "(?s).{0,400}") {
+        let _ = causes(&text);
+    }
+
+    #[test]
+    fn nothing_is_read_into_letters_and_numbers(text in "[a-zA-Z0-9 :=\n]{0,400}") {
+        proptest::prop_assert!(causes(&text).is_empty());
+    }
+}

@@ -1,0 +1,152 @@
+//! `verify`: what somebody shows (evidence, a token, a certificate, a live sidecar), judged. In both
+//! binaries.
+//!
+//! Exit 0 takes an explicit expectation. That a machine is genuine says nothing about whose it is.
+
+mod certificate;
+mod hardware;
+mod server;
+mod time;
+mod token;
+mod verdict;
+mod wanted;
+
+use std::io::Read as _;
+use std::path::Path;
+
+use super::{Output, print};
+use crate::cli;
+use crate::evidence::shown::{self, Other, Shown};
+use crate::evidence::twin::Ids;
+use crate::finding::{Class, Finding, Who, printable};
+use crate::ports::Ports;
+use verdict::{Basis, Verdict};
+use wanted::{Wanted, usage};
+
+/// Most bytes of a file with roots or certificates, 256 KiB. A bound of ours.
+const MAX_CERTIFICATES: usize = 256 * 1024;
+
+/// What every judge gets.
+struct Question<'a> {
+    wanted: &'a Wanted,
+    /// PEM, where somebody gave other roots than the makers'.
+    roots: Option<&'a [u8]>,
+    /// Seconds since 1970.
+    now: u64,
+    ids: Ids,
+}
+
+/// Runs `verify …`; returns the exit code.
+pub fn run(ports: &Ports, arguments: &cli::Verify) -> u8 {
+    print(ports, verify(ports, arguments))
+}
+
+fn verify(ports: &Ports, arguments: &cli::Verify) -> Result<Output, Finding> {
+    let wanted = Wanted::read(&arguments.expected, arguments.policy.as_deref())?;
+    let given = arguments.at.as_deref().map(time::parse).transpose()?;
+    let now = given.unwrap_or_else(|| ports.clock.now());
+    let roots = arguments.roots.as_deref().map(|path| read(path, MAX_CERTIFICATES)).transpose()?;
+    let ids = if arguments.show_ids { Ids::Whole } else { Ids::Short };
+    let question = Question { wanted: &wanted, roots: roots.as_deref(), now, ids };
+    let verdict = if let Some(url) = arguments.shown.strip_prefix("https://") {
+        if given.is_some() {
+            return Err(usage(
+                "--at stands beside a URL",
+                "remove --at: what a live server shows is judged by the time it is",
+            ));
+        }
+        server::judge(url, &question)?
+    } else {
+        judge(arguments, &question)?
+    };
+    let basis = Basis { at: time::text(now), at_given: given.is_some(), roots_given: roots.is_some() };
+    let out = if arguments.json { verdict.json(&basis) } else { verdict.text(&basis) };
+    Ok(Output { out: out.into_bytes(), err: Vec::new(), code: verdict.code() })
+}
+
+fn judge(arguments: &cli::Verify, question: &Question<'_>) -> Result<Verdict, Finding> {
+    let bytes = if arguments.shown == "-" {
+        capped(std::io::stdin().lock(), "standard input", shown::MAX_BYTES)?
+    } else {
+        read(Path::new(&arguments.shown), shown::MAX_BYTES)?
+    };
+    let found = shown::detect(&bytes).map_err(|error| unknown(&error))?;
+    if !matches!(found, Shown::Certificates(_)) && question.wanted.identity.is_some() {
+        return Err(usage(
+            "--expect names an identity, and what is shown has none",
+            "remove --expect: it is for a certificate or the URL of a sidecar",
+        ));
+    }
+    match found {
+        Shown::Snp(evidence) => {
+            let mut evidence = *evidence;
+            for path in &arguments.certificates {
+                evidence.certificates.extend(certificate::read_all(path)?);
+            }
+            if let Some(path) = &arguments.crl {
+                evidence.crl = Some(certificate::read_crl(path)?);
+            }
+            hardware::snp(&evidence, question)
+        }
+        Shown::Tdx { quote, raw } => hardware::tdx(&quote, &raw, arguments.collateral.as_deref(), question),
+        Shown::Token(text) => token::judge(&text, question),
+        Shown::Certificates(ders) => certificate::judge(&ders, question),
+        Shown::Other(other) => Err(not_judged(other)),
+    }
+}
+
+/// A file, as far as it is not longer than `most` bytes.
+fn read(path: &Path, most: usize) -> Result<Vec<u8>, Finding> {
+    let name = path.display().to_string();
+    let file = std::fs::File::open(path).map_err(|error| {
+        Finding::new(Class::Usage, format!("{} cannot be opened: {}", printable(&name, 200), error.kind()))
+            .why("what cannot be read cannot be judged")
+            .next(format!("check the path {}", printable(&name, 200)))
+    })?;
+    capped(file, &name, most)
+}
+
+fn capped(from: impl std::io::Read, name: &str, most: usize) -> Result<Vec<u8>, Finding> {
+    let name = printable(name, 200);
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
+    from.take(limit).read_to_end(&mut bytes).map_err(|error| {
+        Finding::new(Class::Usage, format!("{name} cannot be read: {}", error.kind()))
+            .why("what cannot be read cannot be judged")
+            .next(format!("check what {name} is"))
+    })?;
+    if bytes.len() > most {
+        return Err(Finding::new(Class::Unknown, format!("{name} is longer than {most} bytes"))
+            .why("nothing of the field that belongs there is as long")
+            .next(format!("check what {name} is")));
+    }
+    Ok(bytes)
+}
+
+fn unknown(error: &shown::Error) -> Finding {
+    Finding::new(Class::Unknown, format!("the input {}", crate::finding::chain(error)))
+        .why("what is not understood is not judged")
+        .next("give `countersign verify` a report, a quote, a token, certificates, or Trustee's JSON of evidence")
+}
+
+fn not_judged(other: Other) -> Finding {
+    let finding = Finding::new(Class::Unknown, format!("the input is {}", other.label()));
+    match other {
+        Other::Sample => finding
+            .why("no hardware stands behind it")
+            .next("run the pod with a confidential runtimeClass, and take the evidence there"),
+        Other::AzureVtpm | Other::Tpm | Other::Cca | Other::Sgx => finding
+            .why("this build does not judge it; Trustee does")
+            .next("give `countersign verify` the attestation token that Trustee makes of it, with --roots")
+            .who(Who::AppSecurity),
+        Other::TdReport => finding
+            .why("it carries a code that only the processor which made it can check")
+            .next("take a quote in its place: run `countersign evidence --format json` in the guest"),
+        Other::Collateral => finding
+            .why("it speaks of a platform, not of a guest")
+            .next("give `countersign verify` the quote, with this file as --collateral"),
+        Other::Claims => finding
+            .why("without its signature anybody could have written it")
+            .next("give `countersign verify` the token itself, as the KBS or /aa/token answered it"),
+    }
+}

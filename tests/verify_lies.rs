@@ -1,0 +1,252 @@
+//! Judges and commands against hardware of the testbed: every lie it can tell, under roots of its own.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use countersign::appraise::check::State;
+use countersign::appraise::expect::{self, Expected, Word};
+use countersign::appraise::{snp, tdx};
+use countersign::evidence::shown::{self, Shown};
+use countersign::evidence::tdx::Quote;
+use countersign_testbed::guest_signer::Signer;
+use countersign_testbed::pki::Ca;
+use countersign_testbed::tee::{Certificates, Lie, SnpGuest, TdxGuest, Vendor};
+use countersign_testbed::world::World;
+
+countersign_testbed::main! {
+    an_honest_report_is_genuine_under_its_own_roots_only,
+    every_lie_of_an_snp_guest_is_refused_by_its_reason,
+    a_key_for_another_chip_is_refused,
+    a_masked_chip_is_told_as_not_checked,
+    turins_fifth_part_and_short_chip_id_are_held_to,
+    an_honest_quote_is_genuine_under_its_own_root_only,
+    every_lie_of_a_tdx_guest_is_refused,
+    debug_migration_and_vmpl_are_refused_unless_allowed,
+    evidence_off_a_tee_says_so,
+    evidence_of_a_simulated_guest_is_judged_by_verify,
+    evidence_is_told_in_every_format [Namespaces],
+    a_sidecars_certificate_needs_roots_and_an_identity,
+}
+
+/// Any time that the testbed's vendors are valid at.
+const NOW: u64 = 1_790_000_000;
+
+fn pem(der: &[u8]) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+fn roots(vendor: &Vendor) -> snp::Roots {
+    snp::Roots::replaced([pem(vendor.ark()), pem(vendor.ask())].concat().as_bytes()).unwrap()
+}
+
+fn judge_with(guest: &SnpGuest, roots: &snp::Roots) -> Result<snp::Genuine, snp::Error> {
+    let text = guest.evidence(&[7; 64]).to_string();
+    let Ok(Shown::Snp(evidence)) = shown::detect(text.as_bytes()) else { panic!("{text}") };
+    let beside = snp::Beside { certificates: &evidence.certificates, crl: None };
+    snp::genuine(&evidence.report, &beside, roots, NOW)
+}
+
+fn judge(guest: &SnpGuest) -> Result<snp::Genuine, snp::Error> {
+    judge_with(guest, &roots(&guest.vendor))
+}
+
+fn judge_quote(guest: &TdxGuest, root: &tdx::Root) -> Result<tdx::Genuine, tdx::Error> {
+    let raw = guest.quote(&[7; 64]);
+    let quote = Quote::parse(&raw).unwrap();
+    tdx::genuine(&quote, &raw, None, root, NOW)
+}
+
+fn root_of(guest: &TdxGuest) -> tdx::Root {
+    tdx::Root::replaced(pem(guest.vendor.sgx_root()).as_bytes()).unwrap()
+}
+
+fn state(checks: &[countersign::appraise::check::Check], id: &str) -> State {
+    checks.iter().find(|check| check.id == id).unwrap_or_else(|| panic!("no check {id}")).state
+}
+
+fn an_honest_report_is_genuine_under_its_own_roots_only() {
+    let guest = SnpGuest::genoa();
+    assert!(judge(&guest).is_ok());
+    assert_eq!(judge_with(&guest, &snp::Roots::amd()).unwrap_err(), snp::Error::Chain);
+    assert_eq!(judge_with(&guest, &roots(&Vendor::new())).unwrap_err(), snp::Error::Chain);
+    // The authority may come along with the report, as long as the root signed it.
+    let chain = SnpGuest { certificates: Certificates::Chain, ..SnpGuest::genoa() };
+    let root_only = snp::Roots::replaced(pem(guest.vendor.ark()).as_bytes()).unwrap();
+    assert!(judge_with(&chain, &root_only).is_ok());
+    assert_eq!(judge_with(&guest, &root_only).unwrap_err(), snp::Error::Chain);
+}
+
+fn every_lie_of_an_snp_guest_is_refused_by_its_reason() {
+    let honest = SnpGuest::genoa();
+    for (guest, error) in [
+        (honest.clone().lying(Lie::OtherKey), snp::Error::Signature),
+        (honest.clone().lying(Lie::Tampered), snp::Error::Signature),
+        (
+            SnpGuest { claimed_tcb: Some(countersign_testbed::tee::Tcb { snp: 99, ..honest.tcb }), ..honest.clone() },
+            snp::Error::Tcb,
+        ),
+        (SnpGuest { certificates: Certificates::None, ..honest.clone() }, snp::Error::NoKey),
+        (SnpGuest { vendor: Vendor::new(), ..honest.clone() }, snp::Error::Chain),
+    ] {
+        assert_eq!(judge_with(&guest, &roots(&honest.vendor)).unwrap_err(), error, "{guest:?}");
+    }
+    // Properly signed, and not what was asked for: genuine, and unexpected.
+    let genuine = judge(&honest.clone().lying(Lie::WrongReportData)).unwrap();
+    let expected = Expected { report_data: Some([7; 64]), ..Expected::nothing() };
+    let checks = expect::snp(&genuine, &expected);
+    assert_eq!(state(&checks, "expect.report-data"), State::Failed);
+    assert_eq!(expect::word(&checks, expected.is_silent(), &expected.missing()), Word::Unexpected);
+}
+
+fn a_key_for_another_chip_is_refused() {
+    let guest = SnpGuest::genoa();
+    let text = guest.evidence(&[7; 64]).to_string();
+    let Ok(Shown::Snp(mut evidence)) = shown::detect(text.as_bytes()) else { panic!() };
+    evidence.certificates = vec![guest.vendor.vcek(&[0xc2; 64], guest.tcb)];
+    let beside = snp::Beside { certificates: &evidence.certificates, crl: None };
+    // Another chip has another key, so the signature tells first.
+    assert_eq!(snp::genuine(&evidence.report, &beside, &roots(&guest.vendor), NOW).unwrap_err(), snp::Error::Signature);
+}
+
+fn a_masked_chip_is_told_as_not_checked() {
+    let guest = SnpGuest { chip_id: [0; 64], ..SnpGuest::genoa() };
+    let genuine = judge(&guest).unwrap();
+    assert!(genuine.chip_is_hidden());
+    assert_eq!(state(&genuine.checks, "snp.chip-id"), State::NotChecked);
+    let expected = Expected { chip_ids: vec![vec![0; 64]], ..Expected::nothing() };
+    assert_eq!(state(&expect::snp(&genuine, &expected), "expect.chip-id"), State::Failed, "zeros are nobody's id");
+    let expected = Expected { require: vec!["chip-id".to_owned()], ..Expected::nothing() };
+    assert_eq!(state(&expect::snp(&genuine, &expected), "expect.require"), State::Failed);
+}
+
+fn turins_fifth_part_and_short_chip_id_are_held_to() {
+    let guest = SnpGuest::turin();
+    let genuine = judge(&guest).unwrap();
+    assert_eq!(state(&genuine.checks, "snp.chip-id"), State::Held);
+    let fmc = guest.tcb.fmc.unwrap();
+    let other = countersign_testbed::tee::Tcb { fmc: Some(fmc ^ 1), ..guest.tcb };
+    assert_eq!(judge(&SnpGuest { claimed_tcb: Some(other), ..guest }).unwrap_err(), snp::Error::Tcb);
+}
+
+fn an_honest_quote_is_genuine_under_its_own_root_only() {
+    for guest in [TdxGuest::v4(), TdxGuest::v5()] {
+        let genuine = judge_quote(&guest, &root_of(&guest)).unwrap();
+        assert_eq!(
+            state(&genuine.checks, "tdx.qe-identity"),
+            State::NotChecked,
+            "whose enclave, only Intel's root says"
+        );
+        assert!(judge_quote(&guest, &tdx::Root::intel()).is_err());
+        let other = TdxGuest { vendor: Vendor::new(), ..guest.clone() };
+        assert_eq!(judge_quote(&guest, &root_of(&other)).unwrap_err(), tdx::Error::Chain);
+    }
+}
+
+fn every_lie_of_a_tdx_guest_is_refused() {
+    let honest = TdxGuest::v4();
+    for lie in [Lie::OtherKey, Lie::Tampered] {
+        let found = judge_quote(&honest.clone().lying(lie.clone()), &root_of(&honest));
+        assert!(found.is_err(), "{lie:?}");
+    }
+    let genuine = judge_quote(&honest.clone().lying(Lie::WrongReportData), &root_of(&honest)).unwrap();
+    let expected = Expected { report_data: Some([7; 64]), ..Expected::nothing() };
+    assert_eq!(state(&expect::tdx(&genuine, &expected), "expect.report-data"), State::Failed);
+}
+
+fn debug_migration_and_vmpl_are_refused_unless_allowed() {
+    let honest = SnpGuest::genoa();
+    for (guest, id) in [
+        (SnpGuest { policy: honest.policy | 1 << 19, ..honest.clone() }, "expect.debug"),
+        (SnpGuest { policy: honest.policy | 1 << 18, ..honest.clone() }, "expect.migration"),
+        (SnpGuest { vmpl: 2, ..honest.clone() }, "expect.vmpl"),
+    ] {
+        let genuine = judge(&guest).unwrap();
+        assert_eq!(state(&expect::snp(&genuine, &Expected::nothing()), id), State::Failed, "{id}");
+        let allowed = Expected { allow_debug: true, allow_migration: true, vmpl: guest.vmpl, ..Expected::nothing() };
+        assert_eq!(state(&expect::snp(&genuine, &allowed), id), State::Held, "{id}");
+    }
+    let debug = TdxGuest { attributes: 1, ..TdxGuest::v4() };
+    let genuine = judge_quote(&debug, &root_of(&debug)).unwrap();
+    assert_eq!(state(&expect::tdx(&genuine, &Expected::nothing()), "expect.debug"), State::Failed);
+}
+
+fn evidence_off_a_tee_says_so() {
+    let world = World::host().unwrap();
+    let run = world.countersign(&["evidence"]).run().expect_code(71);
+    assert!(run.stdout.is_empty(), "{}", run.output());
+    assert!(run.stderr.contains("no confidential guest"), "{}", run.output());
+    world.countersign(&["evidence", "--report-data", "xyz"]).run().expect_code(64);
+}
+
+fn evidence_of_a_simulated_guest_is_judged_by_verify() {
+    let guest = SnpGuest::genoa().initdata(&[5; 32]);
+    let data = "00ff";
+    let mut signed = [0; 64];
+    signed[1] = 0xff;
+    let text = guest.evidence(&signed).to_string();
+    let directory = std::env::temp_dir().join(format!("countersign-lies-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let roots = directory.join("roots.pem");
+    std::fs::write(&roots, [pem(guest.vendor.ark()), pem(guest.vendor.ask())].concat()).unwrap();
+    let roots = roots.display().to_string();
+    let verify = |more: &[&str]| {
+        let world = World::host().unwrap();
+        let args = [&["verify", "-", "--roots", &roots][..], more].concat();
+        world.countersign(&args).stdin(text.clone().into_bytes()).run()
+    };
+    let digest = "05".repeat(32);
+    let run = verify(&["--report-data", data, "--init-data-digest", &digest]).expect_code(0);
+    assert!(run.stdout.contains("in place of the makers' own"), "{}", run.output());
+    verify(&["--report-data", data, "--init-data-digest", &"06".repeat(32)]).expect_code(86);
+    verify(&["--report-data", data]).expect_code(85);
+    verify(&[]).expect_code(85);
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+fn evidence_is_told_in_every_format() {
+    let world = World::new().unwrap();
+    let signer = world.signer(Signer::answering("snp").launched_with(&[5; 32]));
+    let evidence =
+        |args: &[&str]| world.sim(&[&["evidence", "--report-data", "00ff"], args].concat()).tee(&signer).run();
+    let text = evidence(&[]).expect_code(0).stdout;
+    for word in ["an SEV-SNP report", "REPORT_DATA", "00ff0000", "HOST_DATA", "digest of the initdata", "no debugging"]
+    {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    assert!(
+        text.contains("…") && !evidence(&["--show-ids"]).stdout.contains('…'),
+        "ids are shortened unless asked for"
+    );
+    let json = evidence(&["--format", "json"]).expect_code(0).stdout;
+    let Ok(Shown::Snp(found)) = shown::detect(json.as_bytes()) else { panic!("{json}") };
+    assert_eq!(found.report.report_data[..2], [0, 0xff]);
+    let beside = snp::Beside { certificates: &found.certificates, crl: None };
+    let vendor = Vendor::ours();
+    assert!(snp::genuine(&found.report, &beside, &roots(&vendor), NOW).is_ok(), "{json}");
+}
+
+fn a_sidecars_certificate_needs_roots_and_an_identity() {
+    let (ours, other) = (Ca::new("mesh"), Ca::new("other"));
+    let me = "spiffe://example.org/ns/payments/sa/api";
+    let leaf = ours.member(me);
+    let directory = std::env::temp_dir().join(format!("countersign-leaf-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (shown, good, bad) = (file("leaf.pem", leaf.pem()), file("ca.pem", ours.pem()), file("other.pem", other.pem()));
+    let verify = |more: &[&str]| {
+        let world = World::host().unwrap();
+        world.countersign(&[&["verify", &shown][..], more].concat()).run()
+    };
+    verify(&["--roots", &good, "--expect", me]).expect_code(0);
+    verify(&["--roots", &good]).expect_code(85);
+    verify(&["--roots", &good, "--expect", "spiffe://example.org/ns/payments/sa/db"]).expect_code(86);
+    verify(&["--roots", &bad, "--expect", me]).expect_code(79);
+    verify(&["--expect", me]).expect_code(79);
+    std::fs::remove_dir_all(&directory).unwrap();
+}
