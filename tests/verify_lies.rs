@@ -2,6 +2,10 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
 use countersign::appraise::check::State;
 use countersign::appraise::expect::{self, Expected, Word};
 use countersign::appraise::{snp, tdx};
@@ -11,6 +15,9 @@ use countersign_testbed::guest_signer::Signer;
 use countersign_testbed::pki::Ca;
 use countersign_testbed::tee::{Certificates, Lie, SnpGuest, TdxGuest, Vendor};
 use countersign_testbed::world::World;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 
 countersign_testbed::main! {
     an_honest_report_is_genuine_under_its_own_roots_only,
@@ -25,6 +32,8 @@ countersign_testbed::main! {
     evidence_of_a_simulated_guest_is_judged_by_verify,
     evidence_is_told_in_every_format [Namespaces],
     a_sidecars_certificate_needs_roots_and_an_identity,
+    a_live_sidecar_is_judged_by_the_certificate_that_it_shows,
+    what_does_not_speak_tls_is_told_as_such,
 }
 
 /// Any time that the testbed's vendors are valid at.
@@ -249,4 +258,75 @@ fn a_sidecars_certificate_needs_roots_and_an_identity() {
     verify(&["--roots", &bad, "--expect", me]).expect_code(79);
     verify(&["--expect", me]).expect_code(79);
     std::fs::remove_dir_all(&directory).unwrap();
+}
+
+/// A server that wants a client certificate, as a sidecar does. Its address, and what keeps it: it serves so
+/// many connections and ends.
+fn serve(identity: &countersign_testbed::pki::Identity, roots: &Ca, connections: usize) -> (String, JoinHandle<()>) {
+    let mut store = rustls::RootCertStore::empty();
+    store.add(CertificateDer::from_pem_slice(roots.pem().as_bytes()).unwrap()).unwrap();
+    let provider = countersign::tls::provider();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider)).build().unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(identity.pem().as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(identity.key_pem().as_bytes()).unwrap(),
+        )
+        .unwrap();
+    let (config, listener) = (Arc::new(config), TcpListener::bind("127.0.0.1:0").unwrap());
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let serving = std::thread::spawn(move || {
+        for _ in 0..connections {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            // Ends with our refusal of whoever shows no certificate.
+            assert!(connection.complete_io(&mut stream).is_err());
+        }
+    });
+    (url, serving)
+}
+
+fn a_live_sidecar_is_judged_by_the_certificate_that_it_shows() {
+    let (ours, other) = (Ca::new("mesh"), Ca::new("other"));
+    let me = "spiffe://example.org/ns/payments/sa/api";
+    let directory = std::env::temp_dir().join(format!("countersign-live-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (good, bad) = (file("ca.pem", ours.pem()), file("other.pem", other.pem()));
+    let (url, serving) = serve(&ours.member(me), &ours, 4);
+    let verify = |more: &[&str]| {
+        let world = World::host().unwrap();
+        world.countersign(&[&["verify", &url][..], more].concat()).run()
+    };
+    let run = verify(&["--roots", &good, "--expect", me]).expect_code(0);
+    assert!(run.stdout.contains(me), "{}", run.output());
+    verify(&["--roots", &good]).expect_code(85);
+    verify(&["--roots", &good, "--expect", "spiffe://example.org/ns/payments/sa/db"]).expect_code(86);
+    verify(&["--roots", &bad, "--expect", me]).expect_code(79);
+    serving.join().unwrap();
+    // Nobody listens any more.
+    verify(&["--roots", &good, "--expect", me]).expect_code(69);
+    verify(&["--roots", &good, "--expect", me, "--at", "2026-01-01"]).expect_code(64);
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+fn what_does_not_speak_tls_is_told_as_such() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let serving = std::thread::spawn(move || {
+        use std::io::Write as _;
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    });
+    let world = World::host().unwrap();
+    let run = world.countersign(&["verify", &url]).run().expect_code(69);
+    assert!(run.output().contains("health port"), "{}", run.output());
+    serving.join().unwrap();
 }

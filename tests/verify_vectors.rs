@@ -81,16 +81,16 @@ fn the_makers_certificates_are_those_that_others_carry() {
         |name: &str| std::fs::read(format!("{}/src/appraise/roots/{name}.der", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let pem = |path: &str| pem_certificates(&read(path), 8).unwrap();
     for line in ["milan", "genoa", "turin"] {
-        let [ask, ark, asvk] = ["ask", "ark", "asvk"].map(|kind| ours(&format!("{line}-{kind}")));
+        let [intermediate, root, cloud] = ["ask", "ark", "asvk"].map(|kind| ours(&format!("{line}-{kind}")));
         assert_eq!(
             pem(&format!("trustee/deps/verifier/src/snp/{line}_ask_ark_asvk.pem")),
-            [ask.clone(), ark.clone(), asvk.clone()]
+            [intermediate.clone(), root.clone(), cloud.clone()]
         );
-        assert_eq!(pem(&format!("sev/src/certs/snp/builtin/{line}/ark.pem")), [ark.clone()]);
-        assert_eq!(pem(&format!("sev/src/certs/snp/builtin/{line}/ask.pem")), [ask.clone()]);
+        assert_eq!(pem(&format!("sev/src/certs/snp/builtin/{line}/ark.pem")), std::slice::from_ref(&root));
+        assert_eq!(pem(&format!("sev/src/certs/snp/builtin/{line}/ask.pem")), std::slice::from_ref(&intermediate));
         let vcek = if line == "turin" { "_vcek" } else { "" };
-        assert_eq!(pem(&format!("go-sev-guest/verify/trust/ask_ark_{line}{vcek}.pem")), [ask, ark.clone()]);
-        assert_eq!(pem(&format!("go-sev-guest/verify/trust/ask_ark_{line}_vlek.pem")), [asvk, ark]);
+        assert_eq!(pem(&format!("go-sev-guest/verify/trust/ask_ark_{line}{vcek}.pem")), [intermediate, root.clone()]);
+        assert_eq!(pem(&format!("go-sev-guest/verify/trust/ask_ark_{line}_vlek.pem")), [cloud, root]);
     }
     assert_eq!(read("dcap-qvl/src/TrustedRootCA.der"), ours("intel-sgx-root"));
     assert_eq!(pem("go-tdx-guest/verify/trusted_root.pem"), [ours("intel-sgx-root")]);
@@ -378,9 +378,9 @@ fn exit_0_takes_both_expectations() {
 }
 
 fn the_command_judges_every_form_of_the_same_report() {
+    use base64::Engine as _;
     let vcek = path("generated/snp/e2e-vcek.der");
     let raw = read("generated/snp/e2e-report.bin");
-    use base64::Engine as _;
     let forms =
         [raw.clone(), hex(&raw).into_bytes(), base64::engine::general_purpose::STANDARD.encode(&raw).into_bytes()];
     for form in forms {

@@ -123,9 +123,9 @@ pub fn snp(genuine: &snp::Genuine, expected: &Expected) -> Vec<Check> {
     checks.push(judge("expect.vmpl", report.vmpl == expected.vmpl, || {
         format!("asked for from VMPL {}, expected VMPL {}", report.vmpl, expected.vmpl)
     }));
-    if let Some(least) = &expected.min_tcb {
-        checks.push(judge("expect.min-tcb", at_least(&report.reported_tcb, least), || {
-            format!("reported TCB {}, expected at least {}", tcb_text(&report.reported_tcb), tcb_text(least))
+    if let Some(least) = expected.min_tcb {
+        checks.push(judge("expect.min-tcb", at_least(report.reported_tcb, least), || {
+            format!("reported TCB {}, expected at least {}", tcb_text(report.reported_tcb), tcb_text(least))
         }));
     }
     if expected.min_guest_svn > 0 {
@@ -241,7 +241,7 @@ fn allowed(id: &'static str, what: &str, is: bool, allowed: bool) -> Check {
 }
 
 /// Part by part. Where one has the fifth part and the other has not, nothing can be compared.
-fn at_least(reported: &Tcb, least: &Tcb) -> bool {
+fn at_least(reported: Tcb, least: Tcb) -> bool {
     let fmc = match (reported.fmc, least.fmc) {
         (Some(reported), Some(least)) => reported >= least,
         (_, None) => true,
@@ -254,7 +254,7 @@ fn at_least(reported: &Tcb, least: &Tcb) -> bool {
 }
 
 /// `bootloader=3,tee=0,snp=8,microcode=115`, with `fmc` first where there is one.
-pub fn tcb_text(tcb: &Tcb) -> String {
+pub fn tcb_text(tcb: Tcb) -> String {
     let fmc = tcb.fmc.map(|fmc| format!("fmc={fmc},")).unwrap_or_default();
     format!("{fmc}bootloader={},tee={},snp={},microcode={}", tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode)
 }

@@ -73,6 +73,7 @@ impl<'a> QuoteSignature<'a> {
 
 /// The certification data at `at`: type 2, size 4, content. Inner `None` for another type; outer where
 /// the bytes end before it does.
+#[allow(clippy::option_option)] // Another type and no data are two things.
 fn certification(bytes: &[u8], at: usize, expected: u16) -> Option<Option<&[u8]>> {
     let found = u16_at(bytes, at)?;
     let size = u32_at(bytes, at.checked_add(2)?)?;

@@ -3,6 +3,8 @@
 //! Ids of hardware and guest are shortened unless they are asked for: they name a machine, and such
 //! text is pasted into issues.
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 
 use super::snp::{Report, Tcb};
@@ -94,7 +96,7 @@ pub fn snp(report: &Report, ids: Ids) -> Vec<Field> {
             r.sig_algo.to_string(),
             if r.sig_algo == 1 { "ECDSA P-384 with SHA-384" } else { "not known" },
         ),
-        field("CURRENT_TCB", tcb(&r.current_tcb), ""),
+        field("CURRENT_TCB", tcb(r.current_tcb), ""),
         field("PLATFORM_INFO", format!("{:#018x}", r.plat_info), platform(r.plat_info)),
         field("KEY_INFO", format!("{:#010x}", r.key_info), key_info(r.key_info)),
         field("REPORT_DATA", bytes(&r.report_data), "what the guest had signed"),
@@ -104,15 +106,15 @@ pub fn snp(report: &Report, ids: Ids) -> Vec<Field> {
         field("AUTHOR_KEY_DIGEST", bytes(&r.author_key_digest), ""),
         field("REPORT_ID", ids.show(&r.report_id), "this guest, random at launch"),
         field("REPORT_ID_MA", ids.show(&r.report_id_ma), "its migration agent; all ones where there is none"),
-        field("REPORTED_TCB", tcb(&r.reported_tcb), "what the signing key stands for"),
+        field("REPORTED_TCB", tcb(r.reported_tcb), "what the signing key stands for"),
         field("CPUID_FAM_ID", option(r.cpuid_fam_id), generation),
         field("CPUID_MOD_ID", option(r.cpuid_mod_id), ""),
         field("CPUID_STEP", option(r.cpuid_step), ""),
         field("CHIP_ID", ids.show(&r.chip_id), if r.chip_id == [0; 64] { "hidden" } else { "the chip" }),
-        field("COMMITTED_TCB", tcb(&r.committed_tcb), "cannot be rolled back below this"),
+        field("COMMITTED_TCB", tcb(r.committed_tcb), "cannot be rolled back below this"),
         field("CURRENT_VERSION", firmware(&r.current), ""),
         field("COMMITTED_VERSION", firmware(&r.committed), ""),
-        field("LAUNCH_TCB", tcb(&r.launch_tcb), "when the guest was launched"),
+        field("LAUNCH_TCB", tcb(r.launch_tcb), "when the guest was launched"),
         field("LAUNCH_MIT_VECTOR", vector(r.launch_mit_vector), ""),
         field("CURRENT_MIT_VECTOR", vector(r.current_mit_vector), ""),
         field(
@@ -188,13 +190,13 @@ pub fn table(fields: &[Field]) -> String {
     let mut out = String::new();
     for field in fields {
         let says = if field.says.is_empty() { String::new() } else { format!("  ({})", field.says) };
-        out.push_str(&format!("  {:<width$}  {}{says}\n", field.name, field.value));
+        let _ = writeln!(out, "  {:<width$}  {}{says}", field.name, field.value);
     }
     out
 }
 
 /// `bootloader 3, tee 0, snp 8, microcode 115`.
-fn tcb(tcb: &Tcb) -> String {
+fn tcb(tcb: Tcb) -> String {
     let fmc = tcb.fmc.map(|fmc| format!("fmc {fmc}, ")).unwrap_or_default();
     format!("{fmc}bootloader {}, tee {}, snp {}, microcode {}", tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode)
 }

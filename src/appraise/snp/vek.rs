@@ -92,6 +92,8 @@ pub(super) fn common_name<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'
 }
 
 /// An extension of AMD's: outer `None` where it stands twice.
+/// Where it stands twice it cannot be read, which is another thing than that it is not there.
+#[allow(clippy::option_option)]
 fn extension<'a>(certificate: &'a X509Certificate<'_>, below: &[u64]) -> Option<Option<&'a [u8]>> {
     let mut found = certificate.extensions().iter().filter(|extension| {
         let oid: Option<Vec<u64>> = extension.oid.iter().map(Iterator::collect);
@@ -119,7 +121,7 @@ fn chip(value: &[u8]) -> Option<Vec<u8>> {
     matches!(bytes.len(), LONG_ID | SHORT_ID).then(|| bytes.to_vec())
 }
 
-/// An IA5String's or UTF8String's content, printable.
+/// An `IA5String`'s or `UTF8String`'s content, printable.
 fn text(der: &[u8]) -> String {
     let content = match der {
         [0x16 | 0x0c, length, content @ ..] if usize::from(*length) == content.len() => content,

@@ -123,7 +123,7 @@ impl Collateral {
                 advisories.truncate(MAX_ADVISORIES);
                 Ok(Judged { status, advisories: advisories.iter().map(|id| printable(id, 40)).collect() })
             }
-            Err(error) => Err(reason(error.chain().map(|error| error.to_string()))),
+            Err(error) => Err(reason(error.chain().map(ToString::to_string))),
         }
     }
 }

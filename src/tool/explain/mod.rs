@@ -11,6 +11,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::fmt::Write as _;
 use std::io::Read as _;
 
 use serde::Serialize;
@@ -104,12 +105,12 @@ fn unknown() -> Finding {
 fn as_text(causes: &[Cause]) -> String {
     let mut out = String::new();
     for (index, cause) in causes.iter().enumerate() {
-        out.push_str(&format!("{}. {}\n", index.saturating_add(1), cause.id));
-        out.push_str(&format!("  saw:  {} ({})\n", cause.saw, cause.place));
-        out.push_str(&format!("  why:  {}\n  next: {}\n  who:  {}\n", cause.why, cause.next, cause.who.label()));
+        let _ = writeln!(out, "{}. {}", index.saturating_add(1), cause.id);
+        let _ = writeln!(out, "  saw:  {} ({})", cause.saw, cause.place);
+        let _ = writeln!(out, "  why:  {}\n  next: {}\n  who:  {}", cause.why, cause.next, cause.who.label());
     }
     let first = causes.first().map_or("", |cause| cause.who.label());
-    out.push_str(&format!("first to act: {first}\n"));
+    let _ = writeln!(out, "first to act: {first}");
     out
 }
 

@@ -182,10 +182,10 @@ fn described(lines: &[Line]) -> Vec<Cause> {
             continue;
         }
         if text.starts_with("  ") && !text.starts_with("   ") {
-            name = text.trim().trim_end_matches(':').to_owned();
+            text.trim().trim_end_matches(':').clone_into(&mut name);
             image.clear();
         } else if let Some(value) = text.trim().strip_prefix("Image:") {
-            image = value.trim().to_owned();
+            value.trim().clone_into(&mut image);
         } else if let Some(value) = text.trim().strip_prefix("Exit Code:")
             && is_ours(&name, &image)
             && let Some(row) = value.trim().parse().ok().and_then(by_code)

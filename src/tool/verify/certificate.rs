@@ -5,7 +5,7 @@ use std::path::Path;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::X509Certificate;
 
-use super::hardware::conclusion;
+use super::hardware::{conclusion, snp_roots};
 use super::verdict::Verdict;
 use super::wanted::usage;
 use super::{MAX_CERTIFICATES, Question, read, time};
@@ -59,15 +59,7 @@ pub(super) fn judge(ders: &[Vec<u8>], question: &Question<'_>) -> Result<Verdict
 
 /// A VCEK or VLEK. That it is genuine is all that it can be: it says nothing of any guest.
 fn chip(ders: &[Vec<u8>], question: &Question<'_>) -> Result<Verdict, Finding> {
-    let roots = match question.roots {
-        Some(pem) => snp::Roots::replaced(pem).map_err(|error| {
-            usage(
-                format!("the roots in --roots {error}"),
-                "give --roots a PEM file with the root, and the authorities below it",
-            )
-        })?,
-        None => snp::Roots::amd(),
-    };
+    let roots = snp_roots(question)?;
     let fields = fields(ders);
     Ok(match snp::key_certificate(ders, &roots, question.now) {
         Ok(key) => {
@@ -80,7 +72,7 @@ fn chip(ders: &[Vec<u8>], question: &Question<'_>) -> Result<Verdict, Finding> {
                 what: format!(
                     "the certificate of a {}{line}{csp}, for TCB {}",
                     key.kind.label(),
-                    expect::tcb_text(&key.tcb)
+                    expect::tcb_text(key.tcb)
                 ),
                 word: Word::NotAppraised,
                 finding: Some(finding),

@@ -16,15 +16,7 @@ use crate::finding::{Class, Finding, Who};
 /// An SEV-SNP report with what stands beside it.
 pub(super) fn snp(evidence: &SnpEvidence, question: &Question<'_>) -> Result<Verdict, Finding> {
     whole_binding(question)?;
-    let roots = match question.roots {
-        Some(pem) => snp::Roots::replaced(pem).map_err(|error| {
-            usage(
-                format!("the roots in --roots {error}"),
-                "give --roots a PEM file with the root, and the authorities below it",
-            )
-        })?,
-        None => snp::Roots::amd(),
-    };
+    let roots = snp_roots(question)?;
     let report = &evidence.report;
     let beside = snp::Beside { certificates: &evidence.certificates, crl: evidence.crl.as_deref() };
     let line = report.generation().map_or(String::new(), |generation| format!(", {generation:?}"));
@@ -38,6 +30,19 @@ pub(super) fn snp(evidence: &SnpEvidence, question: &Question<'_>) -> Result<Ver
         Err(error) => not_genuine("report", &error, snp_next(error)),
     };
     Ok(Verdict { kind: "snp", what, word, finding, checks, fields })
+}
+
+/// AMD's roots, or those that were given in their place.
+pub(super) fn snp_roots(question: &Question<'_>) -> Result<snp::Roots, Finding> {
+    match question.roots {
+        Some(pem) => snp::Roots::replaced(pem).map_err(|error| {
+            usage(
+                format!("the roots in --roots {error}"),
+                "give --roots a PEM file with the root, and the authorities below it",
+            )
+        }),
+        None => Ok(snp::Roots::amd()),
+    }
 }
 
 /// A TDX quote with Intel's collateral, where there is some.

@@ -57,16 +57,13 @@ fn parse(place: &str) -> Result<(String, u16), Finding> {
 
 async fn look(host: &str, port: u16, deadline: Instant) -> Result<Vec<Vec<u8>>, Finding> {
     let late = || unreachable("it did not answer within 15 s", "check the address, and the NetworkPolicies on the way");
-    let addresses = match host.parse::<IpAddr>() {
-        Ok(address) => vec![address],
-        Err(_) => {
-            let resolver =
-                Resolver::system().map_err(|problem| unreachable(problem, "name the sidecar by its address"))?;
-            let found = timeout_at(deadline, resolver.lookup(host)).await.map_err(|_| late())?;
-            found.map_err(|problem| {
-                unreachable(problem, "check the name in the URL; inside a cluster it ends in `.svc`")
-            })?
-        }
+    let addresses = if let Ok(address) = host.parse::<IpAddr>() {
+        vec![address]
+    } else {
+        let resolver = Resolver::system().map_err(|problem| unreachable(problem, "name the sidecar by its address"))?;
+        let found = timeout_at(deadline, resolver.lookup(host)).await.map_err(|_| late())?;
+        found
+            .map_err(|problem| unreachable(problem, "check the name in the URL; inside a cluster it ends in `.svc`"))?
     };
     // A certificate names a workload, not an address: the name in the hello is only for gateways.
     let name = ServerName::try_from(host.to_owned())

@@ -1,5 +1,7 @@
 //! A verdict, and how it is told: text for people, JSON for scripts, an exit code for both.
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 use serde_json::json;
 
@@ -75,9 +77,9 @@ impl Verdict {
     /// For people, at 100 columns.
     pub(super) fn text(&self, basis: &Basis) -> String {
         let mut out = format!("verdict: {} (exit {})\n", self.word.label(), self.code());
-        out.push_str(&format!("what:    {}\n", self.what));
+        let _ = writeln!(out, "what:    {}", self.what);
         let given = if basis.at_given { ", given with --at" } else { "" };
-        out.push_str(&format!("time:    {}{given}\n", basis.at));
+        let _ = writeln!(out, "time:    {}{given}", basis.at);
         if basis.roots_given {
             out.push_str("roots:   those given with --roots, in place of the makers' own\n");
         }
@@ -89,20 +91,21 @@ impl Verdict {
                 State::NotChecked => "not checked",
                 State::Failed => "FAILED",
             };
-            out.push_str(&format!("  {state:<11}  {:<width$}  {}\n", check.id, check.said));
+            let _ = writeln!(out, "  {state:<11}  {:<width$}  {}", check.id, check.said);
         }
         if !self.fields.is_empty() {
             out.push_str("fields:\n");
             out.push_str(&twin::table(&self.fields));
         }
         if let Some(finding) = &self.finding {
-            out.push_str(&format!(
-                "saw:  {}\nwhy:  {}\nnext: {}\nwho:  {}\n",
+            let _ = writeln!(
+                out,
+                "saw:  {}\nwhy:  {}\nnext: {}\nwho:  {}",
                 finding.saw,
                 finding.why,
                 finding.next,
                 finding.who.label()
-            ));
+            );
         }
         out
     }
