@@ -9,3 +9,4 @@ pub mod snp;
 pub mod tdx;
 pub mod token;
 pub mod words;
+pub mod peer;

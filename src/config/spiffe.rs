@@ -41,6 +41,18 @@ impl SpiffePattern {
         }
     }
 
+    /// Whether there is an identity that both mean.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (mut ours, mut theirs) = (self.0.split('/'), other.0.split('/'));
+        loop {
+            match (ours.next(), theirs.next()) {
+                (None, None) => return true,
+                (Some(mine), Some(other)) if mine == "*" || other == "*" || mine == other => {}
+                _ => return false,
+            }
+        }
+    }
+
     /// The whole pattern.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -95,6 +107,16 @@ impl PeerPattern {
             (Self::Spiffe(pattern), PeerId::Spiffe(id)) => pattern.matches(id),
             (Self::Dns(name), PeerId::Dns(other)) => name == other,
             _ => false,
+        }
+    }
+}
+
+impl PeerPattern {
+    /// Whether there is an identity that both mean.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Spiffe(one), Self::Spiffe(other)) => one.overlaps(other),
+            (one, other) => one == other,
         }
     }
 }
@@ -171,6 +193,18 @@ mod tests {
         ] {
             assert!(!matches(text), "{text}");
         }
+    }
+
+    #[test]
+    fn patterns_overlap_where_one_identity_is_meant_by_both() {
+        let overlap = |a, b| PeerPattern::parse(a).unwrap().overlaps(&PeerPattern::parse(b).unwrap());
+        assert!(overlap("spiffe://a.org/*/x", "spiffe://a.org/y/*"));
+        assert!(overlap("spiffe://a.org/y/x", "spiffe://a.org/y/*"));
+        assert!(overlap("dns:a", "dns:a"));
+        assert!(!overlap("spiffe://a.org/y/x", "spiffe://a.org/y/x/*"));
+        assert!(!overlap("spiffe://a.org/*/x", "spiffe://a.org/*/y"));
+        assert!(!overlap("spiffe://a.org/*", "spiffe://b.org/*"));
+        assert!(!overlap("dns:a", "spiffe://a/a"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Formats of the field, parsed from hostile bytes. Pure: no I/O, no clock.
 
 pub mod ear;
+pub mod frames;
 pub mod hex;
 pub mod initdata;
 pub mod jcs;
@@ -9,6 +10,8 @@ pub mod jwe;
 pub mod jwk;
 pub mod kbs_error;
 pub mod kbs_uri;
+pub mod pins;
 pub mod runtime_data;
 pub mod sealed;
 pub mod x509;
+pub mod statement;

@@ -14,6 +14,8 @@ mod chain;
 mod claims;
 mod error;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod words;
 

@@ -1,0 +1,226 @@
+//! Frames of the exchange between two peers (`docs/protocol.md` §3): one byte that says what it is, four
+//! that say how long it is, and as many bytes as that.
+//!
+//! Whoever reads says which kinds may come. A head is judged before a byte behind it is read or room
+//! for it is made.
+
+use super::statement;
+
+/// Bytes of a head.
+pub const HEAD: usize = 5;
+
+/// Most bytes of an attestation result, 256 KiB. One for a CPU has 4 KiB, with an initdata of a usual
+/// size 20; with a GPU's evidence in it more than 128.
+pub const MAX_EVIDENCE: usize = 256 * 1024;
+
+/// Bytes of a hello: flags, nonce.
+const HELLO: usize = 1 + statement::LENGTH;
+
+/// Bytes of a signature, r then s.
+pub const SIGNATURE: usize = 64;
+
+/// Flag of a hello: I demand your evidence.
+const DEMANDS: u8 = 1;
+/// Flag of a server's hello: and before I show mine.
+const PROVE_FIRST: u8 = 2;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A challenge, and what is demanded.
+    Hello,
+    /// An attestation result (EAR, a JWT).
+    Ear,
+    /// A statement.
+    Statement,
+    /// Its signature, ES256.
+    Signature,
+    /// In place of all three: there is no evidence to give.
+    Decline,
+}
+
+impl Kind {
+    const ALL: [Self; 5] = [Self::Hello, Self::Ear, Self::Statement, Self::Signature, Self::Decline];
+
+    fn code(self) -> u8 {
+        match self {
+            Self::Hello => 1,
+            Self::Ear => 2,
+            Self::Statement => 3,
+            Self::Signature => 4,
+            Self::Decline => 5,
+        }
+    }
+
+    /// Least and most bytes behind the head.
+    fn bounds(self) -> (usize, usize) {
+        match self {
+            Self::Hello => (HELLO, HELLO),
+            Self::Ear => (1, MAX_EVIDENCE),
+            Self::Statement => (1, statement::MAX_BYTES),
+            Self::Signature => (SIGNATURE, SIGNATURE),
+            Self::Decline => (0, 0),
+        }
+    }
+}
+
+/// Why bytes are no frame that may come now. Each message continues "the frame …".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not of a kind that may come here, or of no kind at all.
+    #[error("is not of the kind that belongs here")]
+    Kind,
+    /// Too long or too short for its kind.
+    #[error("has a length that its kind does not have")]
+    Length,
+    /// A flag that is not known.
+    #[error("has a flag that is not known")]
+    Flags,
+}
+
+/// A head that was judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// What follows.
+    pub kind: Kind,
+    /// How many bytes follow: never more than its kind may have.
+    pub length: usize,
+}
+
+impl Head {
+    /// Parses; only the kinds in `expected` may come.
+    pub fn parse(bytes: [u8; HEAD], expected: &[Kind]) -> Result<Self, Error> {
+        let [code, length @ ..] = bytes;
+        let kind = Kind::ALL.into_iter().find(|kind| kind.code() == code && expected.contains(kind));
+        let kind = kind.ok_or(Error::Kind)?;
+        let length = usize::try_from(u32::from_be_bytes(length)).map_err(|_| Error::Length)?;
+        let (least, most) = kind.bounds();
+        if (least..=most).contains(&length) { Ok(Self { kind, length }) } else { Err(Error::Length) }
+    }
+}
+
+/// A whole frame. `None` where a frame of this kind cannot hold so much, or so little.
+pub fn write(kind: Kind, payload: &[u8]) -> Option<Vec<u8>> {
+    let (least, most) = kind.bounds();
+    if !(least..=most).contains(&payload.len()) {
+        return None;
+    }
+    let length = u32::try_from(payload.len()).ok()?;
+    let mut frame = Vec::with_capacity(HEAD.saturating_add(payload.len()));
+    frame.push(kind.code());
+    frame.extend(length.to_be_bytes());
+    frame.extend(payload);
+    Some(frame)
+}
+
+/// A challenge, and what is demanded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Fresh, of whoever sends it.
+    pub nonce: [u8; statement::LENGTH],
+    /// Whether whoever sends it wants evidence.
+    pub demands: bool,
+    /// Whether it wants it before it shows its own. A server's only.
+    pub prove_first: bool,
+}
+
+impl Hello {
+    /// Parses what stands behind the head.
+    pub fn parse(payload: &[u8]) -> Result<Self, Error> {
+        let (flags, nonce) = payload.split_first().ok_or(Error::Length)?;
+        if flags & !(DEMANDS | PROVE_FIRST) != 0 {
+            return Err(Error::Flags);
+        }
+        let (demands, prove_first) = (flags & DEMANDS != 0, flags & PROVE_FIRST != 0);
+        // First, before what?
+        if prove_first && !demands {
+            return Err(Error::Flags);
+        }
+        Ok(Self { nonce: nonce.try_into().map_err(|_| Error::Length)?, demands, prove_first })
+    }
+
+    /// What stands behind the head.
+    pub fn payload(&self) -> Vec<u8> {
+        let flags = u8::from(self.demands) * DEMANDS | u8::from(self.prove_first) * PROVE_FIRST;
+        [&[flags][..], &self.nonce].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn head(code: u8, length: u32) -> [u8; HEAD] {
+        let [a, b, c, d] = length.to_be_bytes();
+        [code, a, b, c, d]
+    }
+
+    #[test]
+    fn a_head_is_judged_before_anything_behind_it_is_read() {
+        let all = Kind::ALL;
+        assert_eq!(Head::parse(head(2, 262_144), &all), Ok(Head { kind: Kind::Ear, length: 262_144 }));
+        for (code, length) in [
+            (2, 262_145),
+            (2, u32::MAX),
+            (2, 10 * 1024 * 1024),
+            (2, 0),
+            (1, 32),
+            (1, 34),
+            (3, 513),
+            (3, 0),
+            (4, 63),
+            (4, 65),
+            (5, 1),
+        ] {
+            assert_eq!(Head::parse(head(code, length), &all), Err(Error::Length), "{code} {length}");
+        }
+    }
+
+    #[test]
+    fn a_frame_out_of_turn_is_refused() {
+        assert_eq!(Head::parse(head(3, 10), &[Kind::Ear, Kind::Decline]), Err(Error::Kind));
+        assert_eq!(Head::parse(head(1, 33), &[]), Err(Error::Kind));
+        for code in [0, 6, 0x16, b'G', 255] {
+            assert_eq!(Head::parse(head(code, 33), &Kind::ALL), Err(Error::Kind), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_hello_has_exactly_its_flags_and_a_nonce() {
+        let hello = Hello { nonce: [7; 32], demands: true, prove_first: true };
+        assert_eq!(Hello::parse(&hello.payload()), Ok(hello));
+        let with = |flags: u8| Hello::parse(&[&[flags][..], &[7; 32]].concat());
+        assert_eq!(with(0).map(|hello| (hello.demands, hello.prove_first)), Ok((false, false)));
+        for flags in [2, 4, 5, 0x80, 0xff] {
+            assert_eq!(with(flags), Err(Error::Flags), "{flags}");
+        }
+        assert_eq!(Hello::parse(&[0; 32]), Err(Error::Length));
+        assert_eq!(Hello::parse(&[0; 34]), Err(Error::Length));
+        assert_eq!(Hello::parse(&[]), Err(Error::Length));
+    }
+
+    #[test]
+    fn what_a_kind_cannot_hold_is_not_written() {
+        assert_eq!(write(Kind::Ear, &vec![0; MAX_EVIDENCE + 1]), None);
+        assert_eq!(write(Kind::Decline, b"x"), None);
+        assert_eq!(write(Kind::Decline, b""), Some(vec![5, 0, 0, 0, 0]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_head_is_refused_or_within_its_bounds(bytes: [u8; HEAD]) {
+            if let Ok(head) = Head::parse(bytes, &Kind::ALL) {
+                prop_assert!(head.length <= MAX_EVIDENCE);
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_read(payload in proptest::collection::vec(any::<u8>(), 1..300)) {
+            let frame = write(Kind::Ear, &payload).unwrap();
+            let head = Head::parse(frame[..HEAD].try_into().unwrap(), &[Kind::Ear]).unwrap();
+            prop_assert_eq!(&frame[HEAD..], &payload[..]);
+            prop_assert_eq!(head.length, payload.len());
+        }
+    }
+}
