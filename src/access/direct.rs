@@ -96,9 +96,11 @@ impl<A: Attester> DirectRoad<A> {
         Ok(Zeroizing::new(live.session.token().to_owned()))
     }
 
-    /// The key that is attested with the session at hand; attests if there is none yet.
-    pub async fn key(&self) -> Result<Arc<TeeKey>, Finding> {
-        Ok(Arc::clone(self.session().await?.session.key()))
+    /// The key that is attested with the session at hand, and its attestation token, not verified; attests
+    /// if there is none yet.
+    pub async fn attested(&self) -> Result<(Arc<TeeKey>, Zeroizing<String>), Finding> {
+        let live = self.session().await?;
+        Ok((Arc::clone(live.session.key()), Zeroizing::new(live.session.token().to_owned())))
     }
 
     /// Fetches one resource, at most `max_bytes` long.

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::direct::{DirectRoad, Pace};
 use super::rcar::Rcar;
 use super::source::Source;
@@ -119,16 +121,17 @@ impl Road {
         fetched.map_err(|finding| in_words_of(self.named_in, finding))
     }
 
-    /// The key that the KBS attested, PKCS#8; attests if nobody has. `None` over CDH: the guest's services
-    /// keep theirs to themselves.
-    pub async fn attested_key(&self) -> Result<Option<Secret>, Finding> {
-        let key = match &self.kind {
-            Kind::Rcar(road) => road.key().await,
-            Kind::Token(road) => road.key().await,
+    /// The key that the KBS attested, PKCS#8, and the attestation token that names it; attests if nobody
+    /// has. `None` over CDH: the guest's services keep theirs to themselves.
+    pub async fn attested(&self) -> Result<Option<(Secret, Zeroizing<String>)>, Finding> {
+        let attested = match &self.kind {
+            Kind::Rcar(road) => road.attested().await,
+            Kind::Token(road) => road.attested().await,
             Kind::Cdh(_) => return Ok(None),
         };
-        let key = key.map_err(|finding| in_words_of(self.named_in, finding))?;
-        key.to_pkcs8().map(Some).map_err(|_| Finding::new(Class::Bug, "the attested key cannot be exported"))
+        let (key, token) = attested.map_err(|finding| in_words_of(self.named_in, finding))?;
+        let key = key.to_pkcs8().map_err(|_| Finding::new(Class::Bug, "the attested key cannot be exported"))?;
+        Ok(Some((key, token)))
     }
 
     /// What the verifier says of this guest; attests if nobody has. Not verified: for a report to people, by

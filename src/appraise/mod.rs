@@ -4,9 +4,9 @@
 pub mod check;
 pub mod expect;
 pub mod launch;
+pub mod peer;
 pub mod replay;
 pub mod snp;
 pub mod tdx;
 pub mod token;
 pub mod words;
-pub mod peer;

@@ -187,7 +187,7 @@ pub const KEYS: &[Key] = &[
     key("peers", Kind::Table, SIDECAR, "Who peers must prove to be."),
     key("peers.trust", Kind::Word(&["roots", "evidence", "both"]), SIDECAR, "What makes a peer's certificate count.").required(),
     key("peers.roots", Kind::Text(&KBS_URI), SIDECAR, "Resource with the roots of the mesh. Required unless `trust = \"evidence\"`."),
-    key("peers.refresh", Kind::Duration { min: 5, max: 24 * HOUR }, SIDECAR, "How often, at least, roots and `allow_from` are read again.").default("\"15m\""),
+    key("peers.refresh", Kind::Duration { min: 5, max: 24 * HOUR }, SIDECAR, "How often, at least, roots, `allow_from`, token roots and pins are read again.").default("\"15m\""),
     key("peers.evidence", Kind::Table, SIDECAR, "What a peer's evidence must show. Required unless `trust = \"roots\"`."),
     key("peers.evidence.token_roots", Kind::Text(&KBS_URI), SIDECAR, "Resource with the roots of the verifier's tokens.").required(),
     key("peers.evidence.pins", Kind::Text(&KBS_URI), SIDECAR, "Resource with the digests allowed for each identity.").required(),
@@ -208,6 +208,7 @@ pub const KEYS: &[Key] = &[
 
     key("outbound", Kind::Tables { max: 32 }, SIDECAR, "A local port that reaches one peer."),
     key("outbound[].listen", Kind::Text(&LOCAL), SIDECAR, "Where the app dials.").required(),
+    key("outbound[].mode", Kind::Text(&MODE), SIDECAR, "Permission bits of a unix socket. Others never write.").default("\"0660\""),
     key("outbound[].to", Kind::Text(&HOST_PORT), SIDECAR, "Where the peer listens.").required(),
     key("outbound[].peer", Kind::Text(&SPIFFE), SIDECAR, "Who must answer there.").required(),
 

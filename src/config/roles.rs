@@ -144,6 +144,24 @@ pub enum Peers {
     Both(KbsUri, PeerEvidence),
 }
 
+impl Peers {
+    /// The mesh's roots, where certificates must lead to them.
+    pub fn roots(&self) -> Option<&KbsUri> {
+        match self {
+            Self::Roots(roots) | Self::Both(roots, _) => Some(roots),
+            Self::Evidence(_) => None,
+        }
+    }
+
+    /// The evidence that is demanded, if any.
+    pub fn evidence(&self) -> Option<&PeerEvidence> {
+        match self {
+            Self::Evidence(evidence) | Self::Both(_, evidence) => Some(evidence),
+            Self::Roots(_) => None,
+        }
+    }
+}
+
 /// `[peers.evidence]`. Every check in it is mandatory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerEvidence {
@@ -225,6 +243,8 @@ pub enum Exposure {
 pub struct Outbound {
     /// Where the app dials.
     pub listen: Local,
+    /// Permission bits of a unix socket there.
+    pub mode: u32,
     /// Where the peer listens.
     pub to: HostPort,
     /// Who must answer there.

@@ -13,5 +13,5 @@ pub mod kbs_uri;
 pub mod pins;
 pub mod runtime_data;
 pub mod sealed;
-pub mod x509;
 pub mod statement;
+pub mod x509;

@@ -1,9 +1,10 @@
 //! What `diagnose` asks about the sidecar's side: whom it would believe, and whether it would get a
 //! certificate. The very steps of an epoch, without publishing one.
 
-use super::{Attested, Terms, issue, leaf_of, rules};
+use super::{Attested, Terms, rules, show};
 use crate::check::{Check, Outcome};
 use crate::clock::Clock;
+use crate::config::Provenance;
 use crate::config::roles::Roles;
 use crate::finding::Finding;
 
@@ -18,10 +19,13 @@ pub const TERMS: Check = Check::new(
 .needs(&["config.document", "config.delivered"])
 .cheap();
 
-/// Roots and lists.
-pub const TRUST: Check =
-    Check::new("sidecar.trust", "are the mesh's roots and allow-lists readable", "peers are judged by them alone")
-        .needs(WAY);
+/// Roots, pins and lists.
+pub const TRUST: Check = Check::new(
+    "sidecar.trust",
+    "are the mesh's roots, pins and allow-lists readable",
+    "peers are judged by them alone",
+)
+.needs(WAY);
 
 /// The certificate.
 pub const CERTIFICATE: Check = Check::new(
@@ -37,28 +41,40 @@ pub fn checks() -> Vec<&'static Check> {
 }
 
 /// The terms, where the configuration serves anybody.
-pub fn terms(roles: &Roles) -> (Outcome, Option<Terms>) {
+pub fn terms(roles: &Roles, provenance: Provenance) -> (Outcome, Option<Terms>) {
     if !roles.serves() {
         return (Outcome::Skip("the configuration has no listeners".to_owned()), None);
     }
-    match Terms::of(roles) {
-        Ok(terms) => (Outcome::Pass(format!("{} inbound", roles.inbound.len())), Some(terms)),
+    match Terms::of(roles, provenance) {
+        Ok(terms) => {
+            let (inbound, outbound) = (roles.inbound.len(), roles.outbound.len());
+            (Outcome::Pass(format!("{inbound} inbound, {outbound} outbound")), Some(terms))
+        }
         Err(finding) => (Outcome::Fail(finding), None),
     }
 }
 
-/// Reads roots and lists.
+/// Reads roots, pins and lists.
 pub async fn trust(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Outcome {
     let read = rules(terms, attested, clock).await;
-    read.map(|rules| format!("roots of {}, {} allow-lists", terms.roots, rules.doors.len())).into()
+    read.map(|rules| {
+        let roots = terms.peers.roots().map(|uri| format!("roots of {uri}"));
+        let evidence = terms.peers.evidence().map(|evidence| format!("evidence by the pins of {}", evidence.pins));
+        let lists = Some(format!("{} allow-lists", rules.doors.len()));
+        [roots, evidence, lists].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    })
+    .into()
 }
 
-/// Gets a certificate, judges it as the sidecar does, and forgets it.
+/// Gets a certificate, and what proves this guest to peers, judges both as the sidecar does, and forgets
+/// them.
 pub async fn certificate(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Outcome {
     let made = async {
         let rules = rules(terms, attested, clock).await?;
-        let leaf = leaf_of(terms, issue(terms, attested, clock).await?, &rules, clock)?;
-        Ok::<_, Finding>(leaf.until().saturating_sub(clock.now()))
+        let (leaf, prover) = show(terms, attested, &rules, clock).await?;
+        let minutes = leaf.until().saturating_sub(clock.now()) / 60;
+        let proof = if prover.is_some() { ", with evidence for peers" } else { "" };
+        Ok::<_, Finding>(format!("valid for {minutes} min more{proof}"))
     };
-    made.await.map(|left| format!("valid for {} min more", left / 60)).into()
+    made.await.into()
 }

@@ -128,7 +128,9 @@ impl Standing {
         let now = Instant::now();
         let left = Duration::from_secs(leaf.until().saturating_sub(keeper.clock.now()));
         // Where somebody else made the certificate, for a year perhaps, we attest as often all the same.
-        let half = (left / 2).min(keeper.terms.identity.lifetime / 2).max(LEAST);
+        let half = (left / 2).min(keeper.terms.identity.lifetime / 2);
+        // What we show peers must not grow old before there is something newer.
+        let half = keeper.terms.max_age().map_or(half, |most| half.min(most / 2)).max(LEAST);
         let due = now + jitter(half);
         Self { leaf, since: now, due, soonest: now + LEAST, refresh: now + keeper.terms.refresh }
     }
@@ -144,7 +146,8 @@ impl<A: Attest> Keeper<A> {
                 self.publish(&leaf, served, "renewed");
                 Ok(leaf)
             } else {
-                let served = refresh(&self.terms, &attested, leaf, &self.clock).await?;
+                let prover = self.served.borrow().as_ref().and_then(|served| served.prover.clone());
+                let served = refresh(&self.terms, &attested, leaf, prover, &self.clock).await?;
                 tracing::debug!("roots and allow-lists read again");
                 self.served.send_replace(Some(Arc::new(served)));
                 self.health.renewed(leaf.until());

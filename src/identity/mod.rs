@@ -5,6 +5,7 @@
 //! published whole; what was accepted under the one before goes on. [`keep()`] drives it by the clock.
 
 pub mod checks;
+mod evidence;
 mod keep;
 
 use std::collections::BTreeMap;
@@ -13,17 +14,25 @@ use std::time::Duration;
 
 pub use keep::{Ask, Keeper, keep};
 
+use zeroize::Zeroizing;
+
 use crate::clock::Clock;
+use crate::config::Provenance;
 use crate::config::roles::{Allow, Identity, IdentitySource, Peers, Protocol, Roles};
-use crate::config::spiffe::PeerPattern;
+use crate::config::spiffe::{PeerPattern, SpiffeId};
 use crate::finding::{Class, Finding};
 use crate::formats::kbs_uri::KbsUri;
 use crate::issuance::{self, own, ready};
 use crate::kbs::TeeKey;
 use crate::secret::Secret;
+use crate::tls::client::Exit;
+use crate::tls::demand::Demand;
+use crate::tls::exchange::{OURS_H2, OURS_HTTP1, OURS_TCP};
 use crate::tls::leaf::{Expected, Issued, Leaf};
+use crate::tls::prover::Prover;
 use crate::tls::server::{Entrance, H2, HTTP1, Served};
-use crate::tls::trust::{Door, Trust};
+use crate::tls::trust::{Calls, Door, Trust};
+use evidence::SeenPins;
 
 /// Most bytes of a bundle of roots, of a certificate chain, of an allow-list: as `[kbs].ca`.
 const MAX_RESOURCE: usize = 64 * 1024;
@@ -34,15 +43,26 @@ const MAX_KEY: usize = 16 * 1024;
 /// Most entries of an allow-list in a resource: as `inbound.allow`.
 const MAX_ALLOW: usize = 256;
 
-/// What the page of metrics is read by.
-const METRICS: &[&[u8]] = &[HTTP1];
+/// What is spoken behind a door, in the order of preference.
+#[derive(Clone, Copy, Debug)]
+struct Protocols {
+    /// Behind the exchange of evidence.
+    ours: &'static [&'static [u8]],
+    /// Without it.
+    plain: &'static [&'static [u8]],
+}
 
-fn alpn(protocol: Protocol) -> &'static [&'static [u8]] {
-    match protocol {
-        Protocol::Http => &[H2, HTTP1],
-        Protocol::Tcp => &[],
+impl Protocols {
+    fn of(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Http => Self { ours: &[OURS_H2, OURS_HTTP1], plain: &[H2, HTTP1] },
+            Protocol::Tcp => Self { ours: &[OURS_TCP], plain: &[] },
+        }
     }
 }
+
+/// What the page of metrics is read by. A reader behind an `[[outbound]]` of its own sends it as bytes.
+const METRICS: Protocols = Protocols { ours: &[OURS_HTTP1, OURS_TCP], plain: &[HTTP1] };
 
 /// Attests anew, each time it is asked.
 pub trait Attest: Send + Sync {
@@ -58,27 +78,40 @@ pub trait Attested: Send + Sync {
     /// Fetches a resource that the KBS releases on it.
     fn fetch(&self, uri: &KbsUri, max_bytes: usize) -> impl Future<Output = Result<Secret, Finding>> + Send;
 
-    /// The key that the KBS believes to be this guest's, PKCS#8. `None` where the guest's services keep
-    /// it to themselves.
-    fn key(&self) -> impl Future<Output = Result<Option<Secret>, Finding>> + Send;
+    /// What the attestation says of this guest. `None` where the guest's services keep it to themselves.
+    fn guest(&self) -> impl Future<Output = Result<Option<Guest>, Finding>> + Send;
+}
+
+/// What an attestation says of this guest.
+pub struct Guest {
+    /// The key that the KBS believes to be this guest's, PKCS#8.
+    pub key: Secret,
+    /// The attestation token that names it.
+    pub token: Zeroizing<String>,
 }
 
 /// What configuration says of identity and peers, in the shape that an epoch needs.
 #[derive(Clone, Debug)]
 pub struct Terms {
     identity: Identity,
-    roots: KbsUri,
+    peers: Peers,
     /// Of each `[[inbound]]`, in order, then of `[metrics]` where it has a list: who may come in, and by
     /// which protocols.
-    doors: Vec<(Allow, &'static [&'static [u8]])>,
+    doors: Vec<(Allow, Protocols)>,
+    /// Who must answer, for each `[[outbound]]`.
+    exits: Vec<SpiffeId>,
     refresh: Duration,
+    /// Whether this guest may show evidence of itself to peers.
+    gives: bool,
+    pins: SeenPins,
     /// Whether this is kubectl-coco's contract: a certificate by whomever, and callers without names.
     kubectl_coco: bool,
 }
 
 impl Terms {
-    /// Of the tables of the long-running roles. Refuses what is missing, and what this release lacks.
-    pub fn of(roles: &Roles) -> Result<Self, Finding> {
+    /// Of the tables of the long-running roles, as believed as `provenance` says. Refuses what is missing,
+    /// and what this release lacks.
+    pub fn of(roles: &Roles, provenance: Provenance) -> Result<Self, Finding> {
         let refuse = |saw: &str, next: &str| Err(Finding::new(Class::Config, saw).next(next));
         let Some(identity) = roles.identity.clone() else {
             return refuse(
@@ -86,21 +119,21 @@ impl Terms {
                 "add `[identity]` with `source` and `spiffe`",
             );
         };
-        let roots = match &roles.peers {
-            Some(Peers::Roots(roots)) => roots.clone(),
-            Some(Peers::Evidence(_) | Peers::Both(..)) => {
-                return refuse(
-                    "`peers.trust` asks for evidence, and this release exchanges none between peers",
-                    "write `trust = \"roots\"` and `roots = \"kbs:///…\"` in `[peers]`, or use a later release",
-                );
-            }
-            None => {
-                return refuse(
-                    "there is no `[peers]`: nothing says who may connect",
-                    "add `[peers]` with `trust = \"roots\"` and `roots = \"kbs:///…\"`",
-                );
-            }
+        let Some(peers) = roles.peers.clone() else {
+            return refuse(
+                "there is no `[peers]`: nothing says who may connect",
+                "add `[peers]` with `trust`, and `roots` or `[peers.evidence]`",
+            );
         };
+        // Evidence goes to peers that the configuration chooses. Over a transport that nobody saw it may
+        // be anybody's choice.
+        let gives = provenance > Provenance::DeliveredUnproven;
+        if peers.evidence().is_some() && !gives {
+            return refuse(
+                "`peers.trust` demands evidence, and this configuration came over CDH, whose transport cannot be seen",
+                "put countersign.toml into the initdata, or let initdata name a KBS over https with its CA, or write `trust = \"roots\"` in `[peers]`",
+            );
+        }
         if identity.source == IdentitySource::Issuer {
             return refuse(
                 "`identity.source = \"issuer\"` is not in this release",
@@ -114,27 +147,29 @@ impl Terms {
                 "add `spiffe = \"spiffe://…\"` to `[identity]`",
             );
         }
-        if !roles.outbound.is_empty() {
+        if roles.inbound.is_empty() && roles.outbound.is_empty() {
             return refuse(
-                "there is an `[[outbound]]`, and this release has inbound only",
-                "remove `[[outbound]]`, or use a later release",
+                "there is no `[[inbound]]` and no `[[outbound]]`: the sidecar would have nothing to serve",
+                "add `[[inbound]]` with `listen`, `app` and `allow`, or `[[outbound]]` with `listen`, `to` and `peer`",
             );
         }
-        if roles.inbound.is_empty() {
-            return refuse(
-                "there is no `[[inbound]]`: the sidecar would have nothing to serve",
-                "add `[[inbound]]` with `listen`, `app` and `allow`",
-            );
-        }
-        let inbound = roles.inbound.iter().map(|inbound| (inbound.allow.clone(), alpn(inbound.protocol)));
+        let inbound = roles.inbound.iter().map(|inbound| (inbound.allow.clone(), Protocols::of(inbound.protocol)));
         let metrics = roles.metrics.iter().filter_map(|metrics| Some((metrics.allow.clone()?, METRICS)));
         let doors = inbound.chain(metrics).collect();
-        Ok(Self { identity, roots, doors, refresh: roles.refresh(), kubectl_coco })
+        let exits = roles.outbound.iter().map(|outbound| outbound.peer.clone()).collect();
+        let (refresh, pins) = (roles.refresh(), SeenPins::default());
+        Ok(Self { identity, peers, doors, exits, refresh, gives, pins, kubectl_coco })
+    }
+
+    /// Oldest evidence that counts, where evidence is demanded. Peers of the same mesh demand the same of us.
+    fn max_age(&self) -> Option<Duration> {
+        self.peers.evidence().map(|evidence| evidence.max_age)
     }
 
     /// Every resource that an epoch reads, for whoever explains.
     pub fn resources(&self) -> Vec<&KbsUri> {
-        let mut all = vec![&self.roots];
+        let mut all: Vec<&KbsUri> = self.peers.roots().into_iter().collect();
+        all.extend(self.peers.evidence().into_iter().flat_map(|evidence| [&evidence.token_roots, &evidence.pins]));
         all.extend(self.doors.iter().filter_map(|(allow, _)| match allow {
             Allow::Resource(uri) => Some(uri),
             Allow::Listed(_) => None,
@@ -148,57 +183,91 @@ impl Terms {
     }
 }
 
-/// The peers' half: roots and lists as read at one moment.
-struct Rules {
-    pem: String,
-    doors: Vec<Arc<Door>>,
-}
-
 /// One epoch, ready to be published.
 async fn epoch(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result<(Arc<Leaf>, Served), Finding> {
     let rules = rules(terms, attested, clock).await?;
-    let leaf = leaf_of(terms, issue(terms, attested, clock).await?, &rules, clock)?;
-    let served = serve(terms, &leaf, rules, clock)?;
+    let (leaf, prover) = show(terms, attested, &rules, clock).await?;
+    let served = serve(terms, &leaf, rules, prover, clock)?;
     Ok((leaf, served))
 }
 
-/// What was issued, after our own checks.
-fn leaf_of(terms: &Terms, issued: Issued, rules: &Rules, clock: &Clock) -> Result<Arc<Leaf>, Finding> {
+/// What peers are shown: a certificate, after our own checks, and what proves this guest.
+async fn show(
+    terms: &Terms,
+    attested: &impl Attested,
+    rules: &Rules,
+    clock: &Clock,
+) -> Result<(Arc<Leaf>, Option<Arc<Prover>>), Finding> {
+    let guest = attested.guest().await?;
+    let issued = issue(terms, attested, guest.as_ref(), clock).await?;
     let ready_made = matches!(terms.identity.source, IdentitySource::KbsCertificate { .. });
     let expected = Expected {
         spiffe: terms.identity.spiffe.as_ref(),
         dns: &terms.identity.dns,
         // kubectl-coco's peers look at another CA than its sidecar does, or (`curl -k`) at none.
-        roots: (ready_made && !terms.kubectl_coco).then_some(rules.pem.as_str()),
+        roots: if ready_made && !terms.kubectl_coco { rules.pem.as_deref() } else { None },
         rsa: terms.kubectl_coco,
         now: clock.now(),
     };
-    Leaf::check(issued, &expected).map(Arc::new).map_err(|error| not_shown(&terms.identity.source, &error))
+    let leaf = Leaf::check(issued, &expected).map_err(|error| not_shown(&terms.identity.source, &error))?;
+    let leaf = Arc::new(leaf);
+    let prover = evidence::prover(terms, guest, &leaf)?;
+    Ok((leaf, prover))
 }
 
-/// The same leaf behind rules that were read again.
-async fn refresh(terms: &Terms, attested: &impl Attested, leaf: &Arc<Leaf>, clock: &Clock) -> Result<Served, Finding> {
-    serve(terms, leaf, rules(terms, attested, clock).await?, clock)
+/// The same leaf, and what proves it, behind rules that were read again.
+async fn refresh(
+    terms: &Terms,
+    attested: &impl Attested,
+    leaf: &Arc<Leaf>,
+    prover: Option<Arc<Prover>>,
+    clock: &Clock,
+) -> Result<Served, Finding> {
+    serve(terms, leaf, rules(terms, attested, clock).await?, prover, clock)
 }
 
-fn serve(terms: &Terms, leaf: &Arc<Leaf>, rules: Rules, clock: &Clock) -> Result<Served, Finding> {
+fn serve(
+    terms: &Terms,
+    leaf: &Arc<Leaf>,
+    rules: Rules,
+    prover: Option<Arc<Prover>>,
+    clock: &Clock,
+) -> Result<Served, Finding> {
     let mut entrances = Vec::with_capacity(rules.doors.len());
-    for (door, (_, alpn)) in rules.doors.into_iter().zip(&terms.doors) {
-        entrances.push(Entrance::new(Arc::clone(leaf), door, alpn).map_err(|error| bug(&error))?);
+    for (door, (_, Protocols { ours, plain })) in rules.doors.into_iter().zip(&terms.doors) {
+        entrances.push(Entrance::new(Arc::clone(leaf), door, ours, plain).map_err(|error| bug(&error))?);
     }
-    Ok(Served { entrances, until: leaf.until(), since: clock.now() })
+    let mut exits = Vec::with_capacity(rules.exits.len());
+    for door in rules.exits {
+        // The exchange costs a round trip: it is offered where somebody may want it.
+        let alpn: &[&[u8]] = if door.demand().is_some() || prover.is_some() { &[OURS_TCP] } else { &[] };
+        exits.push(Exit::new(leaf, door, alpn).map_err(|error| bug(&error))?);
+    }
+    Ok(Served { entrances, exits, prover, until: leaf.until(), since: clock.now() })
+}
+
+/// The peers' half: roots, lists and demands as read at one moment.
+struct Rules {
+    pem: Option<String>,
+    /// For each `[[inbound]]`, then for `[metrics]` where it has a list.
+    doors: Vec<Arc<Door>>,
+    /// For each `[[outbound]]`.
+    exits: Vec<Arc<Door>>,
 }
 
 async fn rules(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result<Rules, Finding> {
-    let pem = text(&attested.fetch(&terms.roots, MAX_RESOURCE).await?, &terms.roots)?;
-    let trust = Trust::new(&pem, clock).map_err(|error| {
-        Finding::new(Class::Content, format!("{}, the roots of `peers.roots`, {error}", terms.roots))
-            .why("peers are judged by these certificates alone, so every one must be readable")
-            .next(format!("upload the PEM of the mesh's roots, certificates only, to {}", terms.roots))
-    })?;
+    let pem = match terms.peers.roots() {
+        Some(uri) => Some(text(&attested.fetch(uri, MAX_RESOURCE).await?, uri)?),
+        None => None,
+    };
+    let demand = match terms.peers.evidence() {
+        Some(evidence) => Some(evidence::demand(evidence, &terms.pins, attested, clock).await?),
+        None => None,
+    };
+    let trust = trust_of(&terms.peers, pem.as_deref(), demand.as_ref(), Calls::Them, clock)?;
     #[cfg(feature = "compat")]
     if terms.kubectl_coco {
-        return Ok(Rules { pem, doors: vec![Arc::new(Door::for_anyone(trust))] });
+        return Ok(Rules { pem, doors: vec![Arc::new(Door::for_anyone(trust))], exits: Vec::new() });
     }
     let trust = Arc::new(trust);
     let mut lists: BTreeMap<String, Vec<PeerPattern>> = BTreeMap::new();
@@ -222,7 +291,34 @@ async fn rules(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result
         let door = Door::new(Arc::clone(&trust), patterns);
         doors.push(Arc::new(door.ok_or_else(|| Finding::new(Class::Config, "an allow-list is empty"))?));
     }
-    Ok(Rules { pem, doors })
+    let trust = Arc::new(trust_of(&terms.peers, pem.as_deref(), demand.as_ref(), Calls::Us, clock)?);
+    let exit = |peer: &SpiffeId| {
+        let pattern = PeerPattern::parse(peer.as_str()).ok()?;
+        Door::new(Arc::clone(&trust), vec![pattern]).map(Arc::new)
+    };
+    let exits: Option<Vec<_>> = terms.exits.iter().map(exit).collect();
+    let exits = exits.ok_or_else(|| Finding::new(Class::Bug, "an identity is no pattern of itself"))?;
+    Ok(Rules { pem, doors, exits })
+}
+
+/// Whom to believe, by what was read.
+fn trust_of(
+    peers: &Peers,
+    pem: Option<&str>,
+    demand: Option<&Arc<Demand>>,
+    calls: Calls,
+    clock: &Clock,
+) -> Result<Trust, Finding> {
+    match (peers.roots(), pem, demand) {
+        (None, _, Some(demand)) => Ok(Trust::by_evidence(Arc::clone(demand), calls, clock)),
+        (Some(uri), Some(pem), demand) => Trust::by_roots(pem, calls, demand.cloned(), clock).map_err(|error| {
+            Finding::new(Class::Content, format!("{uri}, the roots of `peers.roots`, {error}"))
+                .why("peers are judged by these certificates alone, so every one must be readable")
+                .next(format!("upload the PEM of the mesh's roots, certificates only, to {uri}"))
+        }),
+        // What configuration names has been fetched.
+        _ => Err(Finding::new(Class::Bug, "there is nothing to judge peers by")),
+    }
 }
 
 fn allow_list(bytes: &Secret, uri: &KbsUri) -> Result<Vec<PeerPattern>, Finding> {
@@ -242,13 +338,18 @@ fn allow_list(bytes: &Secret, uri: &KbsUri) -> Result<Vec<PeerPattern>, Finding>
     texts.iter().enumerate().map(parse).collect()
 }
 
-async fn issue(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result<Issued, Finding> {
+async fn issue(
+    terms: &Terms,
+    attested: &impl Attested,
+    guest: Option<&Guest>,
+    clock: &Clock,
+) -> Result<Issued, Finding> {
     let Identity { source, spiffe, dns, lifetime } = &terms.identity;
     let refuse = |error: issuance::Error| not_issued(source, error);
     match source {
         IdentitySource::Own => {
-            let key = match attested.key().await? {
-                Some(key) => key,
+            let key = match guest {
+                Some(guest) => Secret::new(guest.key.expose().to_vec()),
                 None => fresh_key().ok_or_else(|| refuse(issuance::Error::Key))?,
             };
             let names = own::Names { spiffe: spiffe.as_ref(), dns };

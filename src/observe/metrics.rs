@@ -3,11 +3,14 @@
 //! Names and labels are stable (`docs/sidecar.md`). Labels come from configuration and from fixed
 //! tables, never from a peer: nobody can make them grow.
 
+mod outbound;
+
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::finding::{Class, TABLE};
 use crate::tls::peer::Reason;
+pub use outbound::Outbound;
 
 /// Upper bounds of the latency buckets, seconds.
 const BUCKETS: [f64; 8] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
@@ -156,6 +159,7 @@ pub struct Metrics {
     inbound: Vec<std::sync::Arc<Inbound>>,
     /// Of the port where all this is read, where that is over mTLS.
     port: Option<std::sync::Arc<Inbound>>,
+    outbound: Vec<std::sync::Arc<Outbound>>,
     certificate_ends: AtomicU64,
     renewals: Counter,
     renewal_failures: [Counter; TABLE.len()],
@@ -183,6 +187,18 @@ impl Metrics {
 
     fn all(&self) -> impl Iterator<Item = &Inbound> {
         self.inbound.iter().chain(&self.port).map(std::sync::Arc::as_ref)
+    }
+
+    /// The same, and for what the app dials, by these names.
+    #[must_use]
+    pub fn dialling(mut self, names: impl IntoIterator<Item = String>) -> Self {
+        self.outbound = names.into_iter().map(|name| std::sync::Arc::new(Outbound::new(name))).collect();
+        self
+    }
+
+    /// Of the `[[outbound]]` with this place in configuration.
+    pub fn outbound(&self, place: usize) -> std::sync::Arc<Outbound> {
+        self.outbound.get(place).cloned().unwrap_or_default()
     }
 
     /// Of the listener with this place in configuration.
@@ -213,9 +229,10 @@ impl Metrics {
         }
     }
 
-    /// Connections of authenticated peers, all listeners of the app together.
+    /// Connections of authenticated peers, and to peers: all that is the app's, together.
     pub fn open(&self) -> i64 {
-        self.inbound.iter().map(|inbound| inbound.open.get()).sum()
+        let to: i64 = self.outbound.iter().map(|outbound| outbound.open.get()).sum();
+        self.inbound.iter().map(|inbound| inbound.open.get()).sum::<i64>().saturating_add(to)
     }
 
     /// The text (Prometheus exposition format 0.0.4).
@@ -236,6 +253,7 @@ impl Metrics {
             page.line("countersign_certificate_renewal_failures_total", &[("class", row.label)], counter.get());
         }
         self.listeners(&mut page);
+        outbound::write(&mut page, &self.outbound);
         page.0
     }
 
@@ -340,13 +358,15 @@ mod tests {
 
     #[test]
     fn the_text_has_every_name_with_its_help_and_no_label_of_a_peers() {
-        let metrics = Metrics::new(["[::]:8443".to_owned()]);
+        let metrics = Metrics::new(["[::]:8443".to_owned()]).dialling(["127.0.0.1:5432".to_owned()]);
+        metrics.outbound(0).refuse(Reason::OtherInitdata);
         metrics.inbound(0).refuse(Reason::NotAllowed);
         metrics.inbound(0).shed(Shed::Rate);
         metrics.inbound(0).answered(502, std::time::Duration::from_millis(3));
         let text = metrics.text();
         for line in [
             "countersign_handshakes_total{inbound=\"[::]:8443\",result=\"not-allowed\"} 1",
+            "countersign_outbound_handshakes_total{outbound=\"127.0.0.1:5432\",result=\"other-initdata\"} 1",
             "countersign_connections_shed_total{inbound=\"[::]:8443\",limit=\"rate\"} 1",
             "countersign_responses_total{inbound=\"[::]:8443\",status=\"5xx\"} 1",
             "countersign_response_seconds_bucket{inbound=\"[::]:8443\",le=\"0.005\"} 1",

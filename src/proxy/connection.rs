@@ -11,7 +11,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::access::Line;
@@ -23,12 +22,13 @@ use super::limits::Stranger;
 use super::overheard::Overheard;
 use super::socket::{self, Metered};
 use super::splice::{Ended, Silence, splice};
-use super::watch::Watch;
-use super::{Behind, Listener, backend, proxy_v2};
+use super::watch::{Watch, Way};
+use super::{Behind, Listener, backend, handshake, proxy_v2};
 use crate::config::roles::{ForwardIdentity, Inbound, Protocol};
 use crate::config::spiffe::PeerId;
 use crate::observe::metrics::Shed;
 use crate::observe::plain::{Page, question};
+use crate::tls::exchange::OURS_H2;
 use crate::tls::peer::{Reason, Refusal};
 use crate::tls::server::{H2, refusal};
 
@@ -86,8 +86,7 @@ async fn enter(listener: &Listener, accepted: Accepted) -> Option<Entered> {
     let entrance = served.entrances.get(place)?;
     let to = stream.local_addr().unwrap_or(from);
     let stream = Metered::new(stream, Arc::clone(&listener.counts));
-    let acceptor = TlsAcceptor::from(Arc::clone(&entrance.config));
-    let mut tls = match timeout_at(deadline, acceptor.accept(stream)).await {
+    let mut tls = match timeout_at(deadline, handshake::accept(entrance, stream)).await {
         Ok(Ok(tls)) => Box::new(tls),
         Ok(Err(error)) => {
             listener.refuse(&refusal(&error), from);
@@ -99,10 +98,23 @@ async fn enter(listener: &Listener, accepted: Accepted) -> Option<Entered> {
         }
     };
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
-    let peer = match entrance.door.peer(chain) {
-        Ok(peer) => peer,
+    let known = match entrance.door.known(chain) {
+        Ok(known) => known,
         Err(reason) => {
             listener.refuse(&bare(reason), from);
+            return None;
+        }
+    };
+    let id = known.id().clone();
+    let admitting = Box::pin(handshake::admit(entrance, served.prover.as_ref(), known, &mut tls));
+    let peer = match timeout_at(deadline, admitting).await {
+        Ok(Ok(peer)) => peer,
+        Ok(Err(failure)) => {
+            listener.unproven(&failure, &id, from);
+            return None;
+        }
+        Err(_) => {
+            listener.refuse(&bare(Reason::TooSlow), from);
             return None;
         }
     };
@@ -120,7 +132,8 @@ async fn enter(listener: &Listener, accepted: Accepted) -> Option<Entered> {
     let mut epochs = listener.served.clone();
     // An epoch that came during the handshake has not been seen: it is judged at once.
     epochs.mark_changed();
-    let watch = Watch { served: epochs, phase: listener.phase.clone(), place, peer };
+    let way = Way::In(place);
+    let watch = Watch { served: epochs, phase: listener.phase.clone(), clock: listener.clock.clone(), way, peer };
     Some(Entered { tls, watch, held, ours: entrance.leaf.id().cloned(), from, to, deadline })
 }
 
@@ -195,7 +208,7 @@ async fn http(listener: &Listener, inbound: &Inbound, backend: &Arc<http::Backen
     let Entered { tls, watch, held, ours, from, deadline, .. } = entered;
     let xfcc = inbound.forward_identity == ForwardIdentity::Xfcc;
     let told = Told::new(xfcc, ours.as_ref(), watch.peer.id(), watch.peer.hash(), from);
-    let h2 = tls.get_ref().1.alpn_protocol() == Some(H2);
+    let h2 = [Some(H2), Some(OURS_H2)].contains(&tls.get_ref().1.alpn_protocol());
     let caller = Arc::new(Caller {
         backend: Arc::clone(backend),
         told,

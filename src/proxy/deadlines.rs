@@ -12,6 +12,10 @@ pub const FIRST: Duration = Duration::from_secs(10);
 /// Dialling the app. It is in the same pod: whatever takes longer is a full accept queue.
 pub const DIAL: Duration = Duration::from_secs(2);
 
+/// Dialling one address of a peer. Two of Linux's retransmissions of a SYN (1 s, then 2 s) fit, and two
+/// addresses inside [`FIRST`].
+pub const DIAL_PEER: Duration = Duration::from_secs(4);
+
 /// From one answer to the head of the next request on an HTTP/1.1 connection, head included. nginx's
 /// `keepalive_timeout`: 75 s.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(75);

@@ -10,9 +10,11 @@ mod connection;
 pub mod deadlines;
 pub mod exposure;
 pub mod framing;
+mod handshake;
 pub mod headers;
 pub mod http;
 pub mod limits;
+pub mod outbound;
 pub mod overheard;
 pub mod probes;
 pub mod proxy_v2;
@@ -29,8 +31,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::clock::Clock;
 use crate::config::roles::Inbound;
+use crate::config::spiffe::PeerId;
 use crate::observe::metrics;
 use crate::observe::plain::Page;
+use crate::tls::exchange::Failure;
 use crate::tls::peer::{Reason, Refusal, VerifiedPeer};
 use crate::tls::server::Served;
 use connection::Accepted;
@@ -128,6 +132,21 @@ impl Listener {
                 "peer refused"
             ),
         }
+    }
+
+    /// A peer that is known has not proven itself.
+    fn unproven(&self, failure: &Failure, id: &PeerId, from: SocketAddr) {
+        let reason = failure.reason();
+        self.counts.refuse(reason);
+        let from = from.ip().to_canonical();
+        if reason == Reason::Gone {
+            tracing::debug!(reason = reason.label(), peer = %id, %from, "peer refused");
+            return;
+        }
+        tracing::warn!(
+            reason = reason.label(), peer = %id, why = %failure, %from, listen = %self.listen,
+            "peer refused"
+        );
     }
 
     fn withdraw(&self, reason: Reason, peer: &VerifiedPeer) {

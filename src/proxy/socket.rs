@@ -14,11 +14,15 @@ use super::deadlines::{TCP_KEEPALIVE, UNACKNOWLEDGED};
 use crate::observe::metrics::Inbound;
 
 /// Connections that the kernel holds until we accept them. The usual ceiling (`net.core.somaxconn`).
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// Most bytes that a stranger may send before it has authenticated: a chain of the largest
 /// certificates has a quarter of it, and rustls takes no handshake message over 64 KiB.
 const BEFORE_AUTHENTICATION: u64 = 128 * 1024;
+
+/// Most bytes that a peer may send from then on until it has proven itself: an attestation result of the
+/// largest size, a statement, and TLS around them.
+const BEFORE_PROOF: u64 = 384 * 1024;
 
 /// An address that is ours, and that nobody can connect to yet.
 pub struct Held(Socket);
@@ -86,6 +90,11 @@ impl Metered {
     /// A stranger's.
     pub fn new(stream: TcpStream, counts: Arc<Inbound>) -> Self {
         Self { stream, counts, left: Some(BEFORE_AUTHENTICATION) }
+    }
+
+    /// The peer is known, and may prove itself.
+    pub fn known(&mut self) {
+        self.left = Some(BEFORE_PROOF);
     }
 
     /// The peer has authenticated.

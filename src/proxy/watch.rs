@@ -1,11 +1,18 @@
 //! What a live connection listens to: whether its peer may still be here, and whether the pod ends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::sleep;
 
+use crate::clock::Clock;
 use crate::tls::peer::{Reason, VerifiedPeer};
 use crate::tls::server::Served;
+use crate::tls::trust::Door;
+
+/// Longest sleep until a peer's evidence is too old: a guest that was suspended must notice.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// The data plane's life. Only ever goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +26,24 @@ pub enum Phase {
     Forced,
 }
 
+/// Which way a connection was made, by the place in configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By a peer, to this `[[inbound]]`.
+    In(usize),
+    /// By us, from this `[[outbound]]`.
+    Out(usize),
+}
+
+impl Way {
+    fn door(self, served: &Served) -> Option<&Arc<Door>> {
+        match self {
+            Self::In(place) => served.entrances.get(place).map(|entrance| &entrance.door),
+            Self::Out(place) => served.exits.get(place).map(|exit| &exit.door),
+        }
+    }
+}
+
 /// One connection's ears.
 #[derive(Clone)]
 pub struct Watch {
@@ -26,8 +51,10 @@ pub struct Watch {
     pub served: watch::Receiver<Option<Arc<Served>>>,
     /// The data plane's life.
     pub phase: watch::Receiver<Phase>,
+    /// By which evidence grows old.
+    pub clock: Clock,
     /// Which listener.
-    pub place: usize,
+    pub way: Way,
     /// Who is connected.
     pub peer: VerifiedPeer,
 }
@@ -35,6 +62,14 @@ pub struct Watch {
 impl Watch {
     /// Ends when the peer may be here no more; says why. Each epoch is judged once.
     pub async fn withdrawn(&mut self) -> Reason {
+        let (clock, until) = (self.clock.clone(), self.peer.until());
+        tokio::select! {
+            reason = self.turned_away() => reason,
+            () = too_old(&clock, until) => Reason::StaleEvidence,
+        }
+    }
+
+    async fn turned_away(&mut self) -> Reason {
         loop {
             if self.served.changed().await.is_err() {
                 // Nobody publishes any more: what stands, stands.
@@ -42,8 +77,7 @@ impl Watch {
             }
             let served = self.served.borrow_and_update().clone();
             let Some(served) = served else { continue };
-            if let Some(Err(reason)) = served.entrances.get(self.place).map(|entrance| entrance.door.still(&self.peer))
-            {
+            if let Some(Err(reason)) = self.way.door(&served).map(|door| door.still(&self.peer)) {
                 return reason;
             }
         }
@@ -64,4 +98,34 @@ impl Watch {
 pub async fn reached(receiver: &mut watch::Receiver<Phase>, phase: Phase) {
     // Whoever drives the phases is gone: so is everything else.
     let _ = receiver.wait_for(|now| *now >= phase).await;
+}
+
+/// Ends when it is `until` (seconds since 1970). Never, where there is no evidence to grow old.
+async fn too_old(clock: &Clock, until: Option<u64>) {
+    let Some(until) = until else { return std::future::pending().await };
+    loop {
+        let left = until.saturating_sub(clock.now());
+        if left == 0 {
+            return;
+        }
+        sleep(Duration::from_secs(left).min(LONGEST_SLEEP)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::Instant;
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn evidence_that_grows_old_ends_the_connection_then_and_not_before() {
+        let begun = Instant::now();
+        // The wall clock is turned back: the floor moves on with the time since boot.
+        let clock = Clock::new(Arc::new(|| std::time::SystemTime::UNIX_EPOCH), Arc::new(move || begun.elapsed()));
+        let until = clock.now() + 150;
+        too_old(&clock, Some(until)).await;
+        assert_eq!(begun.elapsed().as_secs(), 150);
+        let never = tokio::time::timeout(Duration::from_secs(1_000_000), too_old(&clock, None));
+        assert!(never.await.is_err());
+    }
 }

@@ -304,8 +304,8 @@ impl identity::Attested for Arc<ByRoad> {
         self.0.fetch(uri, max_bytes).await
     }
 
-    async fn key(&self) -> Result<Option<Secret>, Finding> {
-        self.0.attested_key().await
+    async fn guest(&self) -> Result<Option<identity::Guest>, Finding> {
+        Ok(self.0.attested().await?.map(|(key, token)| identity::Guest { key, token }))
     }
 }
 

@@ -53,6 +53,7 @@ fn needs(ports: &Ports, config: &Config, kbs: BTreeSet<u16>) -> Places {
         Local::Tcp(app) => Some(app.port()),
         Local::Unix(_) => None,
     }));
+    connect.extend(config.roles.outbound.iter().map(|outbound| outbound.to.port));
     Places {
         read,
         publish: publishes.then(|| config.secrets.directory.clone()),

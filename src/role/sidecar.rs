@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::boot::{Booted, ByRoad};
@@ -14,7 +14,7 @@ use super::{Ended, boot, confine};
 use crate::access::Deadline;
 use crate::clock::Clock;
 use crate::config::grammar::Local;
-use crate::config::roles::{self, Exposure, Inbound, Roles};
+use crate::config::roles::{self, Exposure, Inbound, Outbound, Roles};
 use crate::config::{Provenance, Role};
 use crate::finding::{Class, Finding, Who};
 use crate::identity::{self, Keeper, Terms, keep};
@@ -27,6 +27,7 @@ use crate::proxy::about::About;
 use crate::proxy::checks::cannot_listen;
 use crate::proxy::deadlines::EXPOSURE;
 use crate::proxy::limits::Limits;
+use crate::proxy::outbound::{self, Outlet};
 use crate::proxy::socket::{self, Held};
 use crate::proxy::watch::Phase;
 use crate::proxy::{self, Behind, Listener, exposure, http, probes};
@@ -168,11 +169,12 @@ async fn sidecar(
     if config.provenance == Provenance::Unmeasured && !config.roles.is_kubectl_coco() {
         return Err(unmeasured());
     }
-    let terms = Terms::of(&config.roles)?;
+    let terms = Terms::of(&config.roles, config.provenance)?;
     let descriptors = raise_descriptors();
     let health = Health::new(&ports.clock);
     let metrics = counted(&config.roles);
     let sockets = bind(&config.roles.inbound)?;
+    let nearby = hold_near(&config.roles.outbound)?;
     let asked = listen("health.listen", config.roles.health())?;
     tokio::spawn(health::serve(asked, Arc::clone(&health), probes::of(&config.roles.inbound)));
     let reading = match &config.roles.metrics {
@@ -228,12 +230,14 @@ async fn sidecar(
     for (place, (inbound, held)) in config.roles.inbound.iter().zip(sockets).enumerate() {
         opening.callers(inbound, held, place, phases.clone(), pages)?;
     }
+    opening.calls(&config.roles, nearby, &phases)?;
     tokio::spawn(guard(ports.clone(), config.roles.inbound.clone(), Arc::clone(&health)));
     if let Some(directory) = directory {
         tokio::spawn(tend(ports.clone(), Arc::clone(booted), directory, Arc::clone(&health)));
     }
     health.listening();
-    tracing::info!(listeners = config.roles.inbound.len(), descriptors, "serving");
+    let (listeners, outbound) = (config.roles.inbound.len(), config.roles.outbound.len());
+    tracing::info!(listeners, outbound, descriptors, "serving");
 
     let revoked = loop {
         tokio::select! {
@@ -297,6 +301,25 @@ impl Opening {
     ) -> Result<(), Finding> {
         let socket = held.listen().map_err(|error| cannot_listen("metrics.listen", address, &error))?;
         self.open(socket, address, Behind::Pages(page(&self.metrics)), place, phase, self.metrics.port());
+        Ok(())
+    }
+
+    /// Lets the app call peers.
+    fn calls(&self, roles: &Roles, nearby: Vec<outbound::Held>, phase: &watch::Receiver<Phase>) -> Result<(), Finding> {
+        let places = Arc::new(Semaphore::new(roles.limits.connections().min(Semaphore::MAX_PERMITS)));
+        for (place, (outbound, held)) in roles.outbound.iter().zip(nearby).enumerate() {
+            let near = held.listen().map_err(|error| cannot_dial(outbound, &error))?;
+            let outlet = Outlet {
+                outbound: outbound.clone(),
+                place,
+                served: self.epochs.clone(),
+                phase: phase.clone(),
+                clock: self.clock.clone(),
+                places: Arc::clone(&places),
+                counts: self.metrics.outbound(place),
+            };
+            tokio::spawn(outbound::accept(Arc::new(outlet), near));
+        }
         Ok(())
     }
 
@@ -463,12 +486,35 @@ fn bind(inbound: &[Inbound]) -> Result<Vec<Held>, Finding> {
     inbound.iter().map(bind).collect()
 }
 
+/// The same for where the app dials.
+fn hold_near(outbound: &[Outbound]) -> Result<Vec<outbound::Held>, Finding> {
+    let hold = |outbound: &Outbound| {
+        outbound::hold(&outbound.listen, outbound.mode).map_err(|error| cannot_dial(outbound, &error))
+    };
+    outbound.iter().map(hold).collect()
+}
+
+fn cannot_dial(outbound: &Outbound, error: &std::io::Error) -> Finding {
+    match &outbound.listen {
+        Local::Tcp(address) => cannot_listen("outbound.listen", *address, error),
+        Local::Unix(path) => {
+            let path = path.display();
+            Finding::new(Class::Config, format!("`outbound.listen` unix:{path} cannot be made: {}", error.kind()))
+                .why("the directory is not there or not ours to write, or something else than a socket has that name")
+                .next(format!(
+                    "mount a directory that both containers have at the parent of {path}, or correct `outbound.listen`"
+                ))
+        }
+    }
+}
+
 fn listen(key: &str, address: std::net::SocketAddr) -> Result<TcpListener, Finding> {
     socket::hold(address).and_then(Held::listen).map_err(|error| cannot_listen(key, address, &error))
 }
 
 fn counted(roles: &Roles) -> Arc<Metrics> {
-    let metrics = Metrics::new(roles.inbound.iter().map(|inbound| inbound.listen.to_string()));
+    let metrics = Metrics::new(roles.inbound.iter().map(|inbound| inbound.listen.to_string()))
+        .dialling(roles.outbound.iter().map(|outbound| outbound.listen.to_string()));
     Arc::new(match &roles.metrics {
         Some(port) if port.allow.is_some() => metrics.read_at(port.listen.to_string()),
         _ => metrics,

@@ -184,6 +184,8 @@ const USED: &[c_long] = &[
     libc::SYS_symlinkat,
     libc::SYS_renameat,
     libc::SYS_fchmod,
+    // The mode of a socket that the app dials.
+    libc::SYS_fchmodat,
     libc::SYS_fchown,
     libc::SYS_fchownat,
     libc::SYS_fsync,

@@ -13,6 +13,7 @@ use x509_parser::parse_x509_certificate;
 use super::peer::{self, Reason};
 use super::{provider, roots};
 use crate::config::spiffe::{PeerId, SpiffeId};
+use crate::formats::statement::LeafBinding;
 use crate::secret::Secret;
 
 /// Most certificates of our own chain.
@@ -140,6 +141,11 @@ impl Leaf {
     /// Whose it is, if it names exactly one.
     pub fn id(&self) -> Option<&PeerId> {
         self.id.as_ref()
+    }
+
+    /// As statements name it. `None` where it has no names.
+    pub fn binding(&self) -> Option<LeafBinding> {
+        self.certified.cert.first().and_then(|leaf| LeafBinding::of(leaf))
     }
 
     /// From when it is valid, seconds since 1970.

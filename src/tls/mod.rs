@@ -5,10 +5,14 @@
 //! one file there is no `/etc/ssl` to read.
 
 mod anchored;
+pub mod client;
+pub mod demand;
+pub mod exchange;
 pub mod leaf;
 mod look;
 pub mod peer;
 mod problem;
+pub mod prover;
 pub mod server;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -7,20 +7,32 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 
+use crate::appraise::peer::{Error as Unproven, Proven};
 use crate::config::spiffe::{PeerId, SpiffeId};
 use crate::finding::printable;
+use crate::formats::ear;
+use crate::formats::statement::LeafBinding;
 
-/// A peer that has shown a chain to the mesh's roots, a possession of its key, and an identity on an
-/// allow-list. Only [`super::trust::Door`] makes one.
+/// A peer that has shown a certificate, a possession of its key, and an identity on an allow-list. It may
+/// not come in yet: [`super::trust::Door::admit`] may want evidence. Only [`super::trust::Door`] makes one.
+#[derive(Clone, Debug)]
+pub struct Known {
+    seen: Arc<Seen>,
+}
+
+/// A known peer that has also proven whatever is demanded beyond that. Only [`super::trust::Door`] makes
+/// one.
 #[derive(Clone, Debug)]
 pub struct VerifiedPeer {
-    seen: Arc<Seen>,
+    known: Known,
+    proven: Option<Proven>,
 }
 
 /// What a chain of certificates shows. Shared by all connections that show the same one.
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) id: PeerId,
+    pub(super) leaf: LeafBinding,
     pub(super) chain: Vec<CertificateDer<'static>>,
     /// SHA-256 of the leaf, hex: what XFCC calls `Hash`.
     pub(super) hash: String,
@@ -28,7 +40,7 @@ pub(super) struct Seen {
     pub(super) until: u64,
 }
 
-impl VerifiedPeer {
+impl Known {
     pub(super) fn new(seen: Arc<Seen>) -> Self {
         Self { seen }
     }
@@ -43,8 +55,38 @@ impl VerifiedPeer {
         &self.seen.hash
     }
 
+    /// Its certificate, as statements name it.
+    pub fn leaf(&self) -> LeafBinding {
+        self.seen.leaf
+    }
+}
+
+impl VerifiedPeer {
+    pub(super) fn new(known: Known, proven: Option<Proven>) -> Self {
+        Self { known, proven }
+    }
+
+    /// Who it is.
+    pub fn id(&self) -> &PeerId {
+        self.known.id()
+    }
+
+    /// SHA-256 of its certificate, in hex.
+    pub fn hash(&self) -> &str {
+        self.known.hash()
+    }
+
+    /// From when on its evidence is too old, seconds since 1970. `None` where none was demanded.
+    pub fn until(&self) -> Option<u64> {
+        self.proven.as_ref().map(|proven| proven.appraised().until())
+    }
+
+    pub(super) fn proven(&self) -> Option<&Proven> {
+        self.proven.as_ref()
+    }
+
     pub(super) fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.seen.chain
+        &self.known.seen.chain
     }
 }
 
@@ -75,6 +117,24 @@ pub enum Reason {
     Incompatible,
     /// Not TLS at all.
     NotTls,
+    /// Evidence is demanded, and it gives none, or does not speak our protocol.
+    NoEvidence,
+    /// What it says in the exchange of evidence is malformed.
+    BadExchange,
+    /// Its identity is pinned nowhere.
+    NotPinned,
+    /// Its attestation result is not to be believed.
+    BadEvidence,
+    /// Its attestation result is too old.
+    StaleEvidence,
+    /// The verifier's verdict on it is not good, or not by an accepted policy.
+    NotAffirming,
+    /// Another initdata, or an older configuration, than is pinned for its identity.
+    OtherInitdata,
+    /// On a machine that is not pinned for its identity.
+    OtherHardware,
+    /// It proves something else than this connection: evidence was relayed, reflected or replayed.
+    OtherSession,
     /// Took too long.
     TooSlow,
     /// Sent more than any handshake needs.
@@ -87,7 +147,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for metrics.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 25] = [
         Self::NoCertificate,
         Self::UnknownIssuer,
         Self::Expired,
@@ -100,6 +160,15 @@ impl Reason {
         Self::NotAllowed,
         Self::Incompatible,
         Self::NotTls,
+        Self::NoEvidence,
+        Self::BadExchange,
+        Self::NotPinned,
+        Self::BadEvidence,
+        Self::StaleEvidence,
+        Self::NotAffirming,
+        Self::OtherInitdata,
+        Self::OtherHardware,
+        Self::OtherSession,
         Self::TooSlow,
         Self::TooMuch,
         Self::Gone,
@@ -121,10 +190,33 @@ impl Reason {
             Self::NotAllowed => "not-allowed",
             Self::Incompatible => "incompatible",
             Self::NotTls => "not-tls",
+            Self::NoEvidence => "no-evidence",
+            Self::BadExchange => "bad-exchange",
+            Self::NotPinned => "not-pinned",
+            Self::BadEvidence => "bad-evidence",
+            Self::StaleEvidence => "stale-evidence",
+            Self::NotAffirming => "not-affirming",
+            Self::OtherInitdata => "other-initdata",
+            Self::OtherHardware => "other-hardware",
+            Self::OtherSession => "other-session",
             Self::TooSlow => "too-slow",
             Self::TooMuch => "too-much",
             Self::Gone => "gone",
             Self::Other => "other",
+        }
+    }
+}
+
+impl From<Unproven> for Reason {
+    fn from(why: Unproven) -> Self {
+        match why {
+            Unproven::NoPin => Self::NotPinned,
+            Unproven::Token(ear::Error::Expired) => Self::StaleEvidence,
+            Unproven::Token(_) => Self::BadEvidence,
+            Unproven::MissingSubmod | Unproven::Verdict(_) | Unproven::Sample | Unproven::Policy => Self::NotAffirming,
+            Unproven::NoInitData | Unproven::InitData | Unproven::Serial => Self::OtherInitdata,
+            Unproven::NoHardware | Unproven::Hardware => Self::OtherHardware,
+            Unproven::Statement(_) | Unproven::Signature => Self::OtherSession,
         }
     }
 }

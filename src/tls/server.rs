@@ -6,11 +6,13 @@ use rustls::ServerConfig;
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::cipher_suite;
-use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use super::client::Exit;
 use super::leaf::Leaf;
 use super::peer::{Reason, Refusal};
+use super::prover::Prover;
 use super::trust::Door;
 use super::{Error, provider};
 
@@ -20,13 +22,16 @@ pub const H2: &[u8] = b"h2";
 pub const HTTP1: &[u8] = b"http/1.1";
 
 /// All of TLS that is spoken.
-static ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+pub(super) static ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
 /// One listener, at one moment: a certificate to show and a rule to come in by. Replaced as a whole.
 #[derive(Debug)]
 pub struct Entrance {
-    /// For the handshake.
-    pub config: Arc<ServerConfig>,
+    /// For the handshake with whoever offers no protocol of ours.
+    plain: Arc<ServerConfig>,
+    /// For the handshake with whoever does. A list of protocols turns away all who offer others, so
+    /// that ours must not stand in a list for everybody.
+    ours: Arc<ServerConfig>,
     /// For connections that live on.
     pub door: Arc<Door>,
     /// What is shown.
@@ -35,20 +40,31 @@ pub struct Entrance {
 
 impl Entrance {
     /// TLS 1.3, a client certificate demanded, nothing resumed: a resumed session skips the check of
-    /// the client's certificate, and with it the allow-list.
-    pub fn new(leaf: Arc<Leaf>, door: Arc<Door>, alpn: &[&[u8]]) -> Result<Self, Error> {
-        let verifier = Arc::<Door>::clone(&door);
-        let mut config = ServerConfig::builder_with_provider(ciphers())
-            .with_protocol_versions(ONLY)
-            .map_err(|_| Error::Provider)?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::new(Always(leaf.certified())));
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        config.max_early_data_size = 0;
-        config.ignore_client_order = true;
-        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        Ok(Self { config: Arc::new(config), door, leaf })
+    /// the client's certificate, and with it the allow-list. `ours` are the protocols that begin with the
+    /// exchange of evidence, `plain` those that do not, each in the order of preference.
+    pub fn new(leaf: Arc<Leaf>, door: Arc<Door>, ours: &[&[u8]], plain: &[&[u8]]) -> Result<Self, Error> {
+        let config = |alpn: &[&[u8]]| {
+            let verifier = Arc::<Door>::clone(&door);
+            let mut config = ServerConfig::builder_with_provider(ciphers())
+                .with_protocol_versions(ONLY)
+                .map_err(|_| Error::Provider)?
+                .with_client_cert_verifier(verifier)
+                .with_cert_resolver(Arc::new(Always(leaf.certified())));
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+            config.max_early_data_size = 0;
+            config.ignore_client_order = true;
+            config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+            Ok(Arc::new(config))
+        };
+        Ok(Self { plain: config(plain)?, ours: config(ours)?, door, leaf })
+    }
+
+    /// For the handshake with this client.
+    pub fn config(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+        let mut offered = hello.alpn().into_iter().flatten();
+        let has_ours = offered.any(|name| self.ours.alpn_protocols.iter().any(|ours| ours == name));
+        Arc::clone(if has_ours { &self.ours } else { &self.plain })
     }
 }
 
@@ -63,12 +79,16 @@ fn ciphers() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider { cipher_suites, ..CryptoProvider::clone(&provider()) })
 }
 
-/// Everything that peers are served with, of one epoch: one entrance for each `[[inbound]]`, in order, then
-/// that of `[metrics]` where it has a list.
+/// Everything that peers are met with, of one epoch: one entrance for each `[[inbound]]`, in order, then
+/// that of `[metrics]` where it has a list; one exit for each `[[outbound]]`, in order.
 #[derive(Debug)]
 pub struct Served {
     /// The entrances.
     pub entrances: Vec<Entrance>,
+    /// The exits.
+    pub exits: Vec<Exit>,
+    /// What peers that demand evidence are shown. `None`: this guest has nothing to show.
+    pub prover: Option<Arc<Prover>>,
     /// When the leaf that all of them show ends, seconds since 1970.
     pub until: u64,
     /// When the KBS released what they rest on, seconds since 1970.
@@ -80,7 +100,7 @@ pub struct Served {
 struct Always(Arc<CertifiedKey>);
 
 impl ResolvesServerCert for Always {
-    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0))
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::decode::{Decoder, Section};
-use super::super::grammar::{dns, host_port, http_path, local, socket};
+use super::super::grammar::{Local, dns, host_port, http_path, local, mode, socket};
 use super::super::roles::{
     Allow, Exposure, ForwardIdentity, Identity, IdentitySource, Inbound, Limits, Metrics, Outbound, PeerEvidence,
     Peers, Protocol, Roles,
@@ -17,6 +17,9 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// The app's answer where no time is written: as long as nginx (`proxy_read_timeout`) gives one.
 const DEFAULT_RESPONSE: Duration = Duration::from_secs(60);
+
+/// Permission bits of a socket where none are written: the app in its own container, by a common group.
+const DEFAULT_SOCKET_MODE: u32 = 0o660;
 
 pub(super) fn read(d: &mut Decoder, top: &mut Section<'_>) -> Roles {
     let mut roles = Roles {
@@ -216,8 +219,13 @@ fn metrics(d: &mut Decoder, mut section: Section<'_>) -> Option<Metrics> {
 
 fn outbound(d: &mut Decoder, mut section: Section<'_>) -> Option<Outbound> {
     let listen = section.text(d, "listen", local);
+    let mode = section.text(d, "mode", mode);
+    if mode.is_some() && matches!(listen, Some(Local::Tcp(_))) {
+        let key = section.full("mode");
+        d.problem(&key, "is for unix sockets", "remove `mode`, or write `listen = \"unix:/…\"`");
+    }
     let to = section.text(d, "to", host_port);
     let peer = section.text(d, "peer", SpiffeId::parse);
     section.finish(d);
-    Some(Outbound { listen: listen?, to: to?, peer: peer? })
+    Some(Outbound { listen: listen?, mode: mode.unwrap_or(DEFAULT_SOCKET_MODE), to: to?, peer: peer? })
 }

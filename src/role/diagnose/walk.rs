@@ -374,7 +374,7 @@ impl<'a> Walk<'a> {
 
     async fn sidecar(&self, book: &mut Book<'_>, config: &Config, road: Option<&Arc<ByRoad>>) {
         let clock = &self.ports.clock;
-        let (mut outcome, terms) = identity::terms(&config.roles);
+        let (mut outcome, terms) = identity::terms(&config.roles, config.provenance);
         if terms.is_some() && config.provenance == Provenance::Unmeasured {
             // `init` reads such a document all the same.
             outcome = Outcome::Warn(sidecar::unmeasured());

@@ -1,0 +1,98 @@
+//! Evidence between peers: what is demanded of them, and what this guest shows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Attested, Guest, MAX_RESOURCE, Terms};
+use crate::clock::Clock;
+use crate::config::roles::PeerEvidence;
+use crate::finding::{Class, Finding, Who};
+use crate::formats::ear::TrustAnchors;
+use crate::formats::kbs_uri::KbsUri;
+use crate::formats::pins::{self, Pins};
+use crate::tls::demand::Demand;
+use crate::tls::leaf::Leaf;
+use crate::tls::prover::{self, Prover};
+
+/// The highest `serial` of pins that this process has seen. Older ones are refused: whoever can put an old
+/// resource back must not bring an old release back with it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SeenPins(Arc<AtomicU64>);
+
+/// Reads what is demanded of peers.
+pub(super) async fn demand(
+    evidence: &PeerEvidence,
+    seen: &SeenPins,
+    attested: &impl Attested,
+    clock: &Clock,
+) -> Result<Arc<Demand>, Finding> {
+    let PeerEvidence { token_roots: roots, pins: uri, max_age } = evidence;
+    let token_roots = attested.fetch(roots, MAX_RESOURCE).await?;
+    let token_roots = TrustAnchors::from_pem(token_roots.expose()).map_err(|error| {
+        Finding::new(Class::Content, format!("{roots}: the trusted certificates {error}"))
+            .why("whoever these certificates vouch for can say of any machine that it is a good guest")
+            .next(format!("upload the PEM of the attestation service's certificate, or of its CA, to {roots}"))
+    })?;
+    let pins = attested.fetch(uri, pins::MAX_BYTES).await?;
+    let pins = Pins::parse(pins.expose()).map_err(|error| {
+        Finding::new(Class::Content, format!("{uri}: the pins {error}"))
+            .why("pins that cannot be read whole let nobody in, and replace none that stand")
+            .next(format!("correct that entry, raise `serial`, and upload the pins to {uri}"))
+    })?;
+    seen.accept(&pins, uri)?;
+    Ok(Arc::new(Demand::new(token_roots, pins, *max_age, clock)))
+}
+
+impl SeenPins {
+    fn accept(&self, pins: &Pins, uri: &KbsUri) -> Result<(), Finding> {
+        let before = self.0.fetch_max(pins.serial(), Ordering::Relaxed);
+        if pins.serial() >= before {
+            return Ok(());
+        }
+        Err(Finding::new(
+            Class::Content,
+            format!("{uri}: the pins have `serial` {}, and {before} has been seen", pins.serial()),
+        )
+        .why("pins that are older than those that stand may let in what was taken out since")
+        .next(format!("raise `serial` above {before} in the pins, and upload them to {uri}")))
+    }
+}
+
+/// What this guest shows to peers that demand evidence. `None` where it has nothing, and nobody of its own
+/// configuration demands any.
+pub(super) fn prover(terms: &Terms, guest: Option<Guest>, leaf: &Leaf) -> Result<Option<Arc<Prover>>, Finding> {
+    let demands = terms.peers.evidence().is_some();
+    let Some(Guest { key, token }) = guest.filter(|_| terms.gives) else {
+        // Every peer that is configured as we are would refuse us.
+        return if demands { Err(nothing_to_show()) } else { Ok(None) };
+    };
+    match Prover::new(token, &key, leaf) {
+        Ok(prover) => {
+            if demands && !prover.is_affirming() {
+                tracing::warn!(
+                    "the verifier's verdict on this guest is not `affirming`: peers that demand evidence refuse it; \
+                     register its reference values with the attestation service"
+                );
+            }
+            Ok(Some(Arc::new(prover)))
+        }
+        Err(error) if demands => Err(not_shown(error)),
+        Err(error) => {
+            tracing::warn!(%error, "peers that demand evidence are shown none: this guest's attestation result cannot be used");
+            Ok(None)
+        }
+    }
+}
+
+fn nothing_to_show() -> Finding {
+    Finding::new(Class::Config, "`peers.trust` demands evidence, and the way to the KBS that was taken gives this guest none of its own")
+        .why("over CDH the guest's services keep token and key to themselves, so every peer that demands the same would refuse this one")
+        .next("put `configfs-tsm`, `sev-guest`, `aa-evidence` or `aa-token` before `cdh` in `[kbs].via` and expose that way, or write `trust = \"roots\"` in `[peers]`")
+}
+
+fn not_shown(error: prover::Error) -> Finding {
+    Finding::new(Class::EvidenceRejected, format!("this guest's attestation result {error}"))
+        .why("peers that demand evidence would refuse this guest")
+        .next("check the attestation service behind the KBS of `[kbs].url`: its token must be an EAR for a P-256 key")
+        .who(Who::KbsOperator)
+}

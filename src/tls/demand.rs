@@ -1,0 +1,89 @@
+//! What evidence is demanded of peers, as read at one moment, and what has been found good by it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::peer::{Known, Reason};
+use crate::appraise::peer::{Appraised, Error, Expected, Proven, channel, evidence};
+use crate::clock::Clock;
+use crate::config::spiffe::PeerId;
+use crate::formats::ear::TrustAnchors;
+use crate::formats::frames::SIGNATURE;
+use crate::formats::pins::Pins;
+use crate::formats::statement::Statement;
+
+/// Most verdicts that are remembered: as many as chains.
+const MAX_REMEMBERED: usize = 1024;
+
+/// Roots, pins and age, as read at one moment.
+///
+/// A good verdict on an attestation result is remembered by the certificate that it came with, until it
+/// is too old. Reading roots or pins anew makes a new `Demand`, which remembers nothing. A statement is
+/// judged on each connection.
+pub struct Demand {
+    token_roots: TrustAnchors,
+    pins: Pins,
+    max_age: Duration,
+    clock: Clock,
+    remembered: Mutex<HashMap<String, Arc<Appraised>>>,
+}
+
+/// What a peer shows.
+pub struct Shown<'s> {
+    /// Its attestation result.
+    pub ear: &'s str,
+    /// Its statement, as received.
+    pub statement: &'s [u8],
+    /// The statement's signature, r then s.
+    pub signature: &'s [u8; SIGNATURE],
+}
+
+impl Demand {
+    /// Attestation results by these roots, no older than `max_age` by `clock`, that show what `pins` say.
+    pub fn new(token_roots: TrustAnchors, pins: Pins, max_age: Duration, clock: &Clock) -> Self {
+        Self { token_roots, pins, max_age, clock: clock.clone(), remembered: Mutex::default() }
+    }
+
+    /// Judges what a known peer shows, for the connection that `expected` is about.
+    pub fn judge(&self, known: &Known, shown: &Shown<'_>, expected: &Statement) -> Result<Proven, Error> {
+        let appraised = self.appraise(known.hash(), known.id(), shown.ear)?;
+        channel(&appraised, shown.statement, shown.signature, expected)
+    }
+
+    /// Whether a peer's evidence, good under an earlier demand, is good under this one. `hash` is its
+    /// certificate's.
+    pub(super) fn still(&self, hash: &str, proven: &Proven) -> Result<(), Reason> {
+        let before = proven.appraised();
+        self.appraise(hash, before.peer(), before.ear()).map(drop).map_err(Reason::from)
+    }
+
+    fn appraise(&self, hash: &str, peer: &PeerId, ear: &str) -> Result<Arc<Appraised>, Error> {
+        let now = self.clock.now();
+        let good = |found: &&Arc<Appraised>| found.ear() == ear && found.peer() == peer && now < found.until();
+        if let Some(found) = self.lock().get(hash).filter(good) {
+            return Ok(Arc::clone(found));
+        }
+        let expected = Expected { token_roots: &self.token_roots, pins: &self.pins, peer, max_age: self.max_age, now };
+        let appraised = Arc::new(evidence(ear, &expected)?);
+        let mut remembered = self.lock();
+        if remembered.len() >= MAX_REMEMBERED {
+            remembered.retain(|_, found| now < found.until());
+        }
+        if remembered.len() < MAX_REMEMBERED {
+            remembered.insert(hash.to_owned(), Arc::clone(&appraised));
+        }
+        Ok(appraised)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Appraised>>> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Demand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Demand").field("pins", &self.pins).field("max_age", &self.max_age).finish_non_exhaustive()
+    }
+}

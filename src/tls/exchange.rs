@@ -1,0 +1,224 @@
+//! The exchange of evidence between two peers: after the handshake, before the first byte of either app.
+//! `docs/protocol.md` is what is spoken; here is who says what when.
+//!
+//!     client → hello
+//!     server → hello, its proof          where the client demands one
+//!     client → its proof                 where the server demands one; then the app's bytes
+//!
+//! A server that cannot tell who calls except by evidence wants the caller's first, and shows its own
+//! only then: chip ids and initdata are for members. Whoever calls has chosen whom.
+
+use std::io;
+
+use aws_lc_rs::rand;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use super::demand::Shown;
+use super::peer::{Known, Reason, VerifiedPeer};
+use super::prover::Prover;
+use super::trust::Door;
+use crate::appraise::peer::Proven;
+use crate::formats::frames::{self, HEAD, Head, Hello, Kind};
+use crate::formats::statement::{EXPORTER_LABEL, LENGTH, Purpose, Statement};
+
+/// ALPN ids of protocols that begin with this exchange, by what follows it.
+pub const OURS_H2: &[u8] = b"countersign/1+h2";
+/// The same with HTTP/1.1.
+pub const OURS_HTTP1: &[u8] = b"countersign/1+http/1.1";
+/// The same with bytes.
+pub const OURS_TCP: &[u8] = b"countersign/1+tcp";
+
+/// Whether a protocol begins with this exchange.
+pub fn is_ours(alpn: Option<&[u8]>) -> bool {
+    alpn.is_some_and(|name| [OURS_H2, OURS_HTTP1, OURS_TCP].contains(&name))
+}
+
+/// A TLS session, as the exchange needs it.
+pub trait Session: AsyncRead + AsyncWrite + Unpin {
+    /// 32 bytes that both ends of this session have for `context`, and nobody else (RFC 8446 §7.5).
+    fn exporter(&self, context: &[u8; LENGTH]) -> Option<[u8; LENGTH]>;
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session for tokio_rustls::server::TlsStream<S> {
+    fn exporter(&self, context: &[u8; LENGTH]) -> Option<[u8; LENGTH]> {
+        self.get_ref().1.export_keying_material([0; LENGTH], EXPORTER_LABEL, Some(context)).ok()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session for tokio_rustls::client::TlsStream<S> {
+    fn exporter(&self, context: &[u8; LENGTH]) -> Option<[u8; LENGTH]> {
+        self.get_ref().1.export_keying_material([0; LENGTH], EXPORTER_LABEL, Some(context)).ok()
+    }
+}
+
+/// Why a peer is not let in. Each message continues "the peer …".
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The connection failed or ended.
+    #[error("went away during the exchange of evidence: if it has refused ours, its log says why")]
+    Gone(#[source] io::Error),
+    /// A frame that may not come now.
+    #[error("sent a frame that cannot be: the frame {0}")]
+    Frame(frames::Error),
+    /// An attestation result that is no text.
+    #[error("sent an attestation result that is no text")]
+    Text,
+    /// Our own nonce came back.
+    #[error("sent our own nonce back")]
+    Mirror,
+    /// It has no evidence to give.
+    #[error("has no evidence to give, and evidence is demanded")]
+    Declined,
+    /// Its evidence is not what is demanded.
+    #[error("is not proven: the peer's evidence {0}")]
+    Unproven(crate::appraise::peer::Error),
+    /// It may not come in.
+    #[error("is refused: {}", .0.label())]
+    Refused(Reason),
+    /// The session exports nothing, or there is no randomness.
+    #[error("met a fault of ours: no nonce, no exporter or no signature")]
+    Ours,
+}
+
+impl Failure {
+    /// For the log and for metrics.
+    pub fn reason(&self) -> Reason {
+        match self {
+            // What the connection itself says of a peer who sends without end; rustls gives its own error.
+            Self::Gone(error) if error.kind() == io::ErrorKind::InvalidData && error.get_ref().is_none() => {
+                Reason::TooMuch
+            }
+            Self::Gone(_) => Reason::Gone,
+            Self::Frame(_) | Self::Text => Reason::BadExchange,
+            Self::Mirror => Reason::OtherSession,
+            Self::Declined => Reason::NoEvidence,
+            Self::Unproven(why) => Reason::from(*why),
+            Self::Refused(reason) => *reason,
+            Self::Ours => Reason::Other,
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Gone(error)
+    }
+}
+
+/// Our side of one connection.
+pub struct Side<'s> {
+    /// Who may come in, and by what evidence.
+    pub door: &'s Door,
+    /// What we show. `None`: this guest has nothing to show.
+    pub prover: Option<&'s Prover>,
+    /// The other side, by its certificate.
+    pub known: Known,
+}
+
+/// The side that was connected to.
+pub async fn accept<S: Session>(session: &mut S, side: Side<'_>) -> Result<VerifiedPeer, Failure> {
+    let demands = side.door.demand().is_some();
+    let ours = Hello { nonce: nonce()?, demands, prove_first: demands && !side.door.has_roots() };
+    let theirs = read_hello(session, &ours).await?;
+    if theirs.prove_first {
+        // Ours to say.
+        return Err(Failure::Frame(frames::Error::Flags));
+    }
+    write(session, Kind::Hello, &ours.payload()).await?;
+    let mut proven = None;
+    if ours.prove_first {
+        session.flush().await?;
+        proven = verify(session, &side, &ours, Purpose::ChannelClient).await?;
+    }
+    if theirs.demands {
+        prove(session, &side, &theirs, Purpose::ChannelServer).await?;
+    }
+    session.flush().await?;
+    if !ours.prove_first {
+        proven = verify(session, &side, &ours, Purpose::ChannelClient).await?;
+    }
+    side.door.admit(side.known, proven).map_err(Failure::Refused)
+}
+
+/// The side that connected.
+pub async fn connect<S: Session>(session: &mut S, side: Side<'_>) -> Result<VerifiedPeer, Failure> {
+    let ours = Hello { nonce: nonce()?, demands: side.door.demand().is_some(), prove_first: false };
+    write(session, Kind::Hello, &ours.payload()).await?;
+    session.flush().await?;
+    let theirs = read_hello(session, &ours).await?;
+    let mut proven = None;
+    if !theirs.prove_first {
+        proven = verify(session, &side, &ours, Purpose::ChannelServer).await?;
+    }
+    if theirs.demands {
+        prove(session, &side, &theirs, Purpose::ChannelClient).await?;
+        session.flush().await?;
+    }
+    if theirs.prove_first {
+        proven = verify(session, &side, &ours, Purpose::ChannelServer).await?;
+    }
+    side.door.admit(side.known, proven).map_err(Failure::Refused)
+}
+
+/// Reads the other side's proof and judges it, where one is demanded. `ours` is the hello that it answers.
+async fn verify<S: Session>(
+    session: &mut S,
+    side: &Side<'_>,
+    ours: &Hello,
+    purpose: Purpose,
+) -> Result<Option<Proven>, Failure> {
+    let Some(demand) = side.door.demand() else { return Ok(None) };
+    let (kind, ear) = read(session, &[Kind::Ear, Kind::Decline]).await?;
+    if kind == Kind::Decline {
+        return Err(Failure::Declined);
+    }
+    let ear = String::from_utf8(ear).map_err(|_| Failure::Text)?;
+    let (_, statement) = read(session, &[Kind::Statement]).await?;
+    let (_, signature) = read(session, &[Kind::Signature]).await?;
+    let signature = signature.try_into().map_err(|_| Failure::Frame(frames::Error::Length))?;
+    let exporter = session.exporter(&ours.nonce).ok_or(Failure::Ours)?;
+    let expected = Statement { purpose, leaf: side.known.leaf(), nonce: ours.nonce, exporter };
+    let shown = Shown { ear: &ear, statement: &statement, signature: &signature };
+    demand.judge(&side.known, &shown, &expected).map(Some).map_err(Failure::Unproven)
+}
+
+/// Shows what we have, to a peer that is known. `theirs` is the hello that it answers.
+async fn prove<S: Session>(session: &mut S, side: &Side<'_>, theirs: &Hello, purpose: Purpose) -> Result<(), Failure> {
+    let Some(prover) = side.prover else { return write(session, Kind::Decline, &[]).await };
+    let exporter = session.exporter(&theirs.nonce).ok_or(Failure::Ours)?;
+    let proof = prover.prove(purpose, theirs.nonce, exporter).ok_or(Failure::Ours)?;
+    write(session, Kind::Ear, prover.ear().as_bytes()).await?;
+    write(session, Kind::Statement, &proof.statement).await?;
+    write(session, Kind::Signature, &proof.signature).await
+}
+
+async fn read_hello<S: Session>(session: &mut S, ours: &Hello) -> Result<Hello, Failure> {
+    let (_, payload) = read(session, &[Kind::Hello]).await?;
+    let theirs = Hello::parse(&payload).map_err(Failure::Frame)?;
+    if theirs.nonce == ours.nonce { Err(Failure::Mirror) } else { Ok(theirs) }
+}
+
+async fn read<S: Session>(session: &mut S, expected: &[Kind]) -> Result<(Kind, Vec<u8>), Failure> {
+    let mut head = [0; HEAD];
+    session.read_exact(&mut head).await?;
+    let Head { kind, length } = Head::parse(head, expected).map_err(Failure::Frame)?;
+    let mut payload = vec![0; length];
+    session.read_exact(&mut payload).await?;
+    Ok((kind, payload))
+}
+
+async fn write<S: Session>(session: &mut S, kind: Kind, payload: &[u8]) -> Result<(), Failure> {
+    let frame = frames::write(kind, payload).ok_or(Failure::Ours)?;
+    Ok(session.write_all(&frame).await?)
+}
+
+fn nonce() -> Result<[u8; LENGTH], Failure> {
+    let mut nonce = [0; LENGTH];
+    rand::fill(&mut nonce).map_err(|_| Failure::Ours)?;
+    Ok(nonce)
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

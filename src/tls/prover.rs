@@ -1,0 +1,97 @@
+//! What this guest shows to peers that demand evidence: its attestation result, and its word, signed by
+//! the key that was attested.
+
+use std::fmt;
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use zeroize::Zeroizing;
+
+use super::leaf::Leaf;
+use crate::formats::ear::{EarToken, Status};
+use crate::formats::frames::{MAX_EVIDENCE, SIGNATURE};
+use crate::formats::jwk::EcPublicJwk;
+use crate::formats::statement::{LeafBinding, Purpose, Statement};
+use crate::secret::Secret;
+
+/// Why this guest has nothing to show. Each message continues "this guest's attestation result …".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Longer than a peer takes.
+    #[error("is longer than 256 KiB, which is all that a peer takes")]
+    TooLong,
+    /// It does not parse, or has no key in it.
+    #[error("cannot be read")]
+    Unreadable,
+    /// It is for another key than the one at hand.
+    #[error("is for another key than the attested one")]
+    OtherKey,
+    /// The key cannot sign.
+    #[error("comes with a key that cannot sign (only P-256 can)")]
+    Key,
+    /// Our own certificate names nobody.
+    #[error("belongs to a certificate without names")]
+    Leaf,
+}
+
+/// One epoch's attestation result and key. The key only ever signs: nothing gives it away again.
+pub struct Prover {
+    ear: Zeroizing<String>,
+    key: EcdsaKeyPair,
+    leaf: LeafBinding,
+    verdict: Status,
+}
+
+/// What goes to a peer.
+pub struct Proof {
+    /// The statement's canonical bytes.
+    pub statement: Vec<u8>,
+    /// Its signature, r then s.
+    pub signature: [u8; SIGNATURE],
+}
+
+impl Prover {
+    /// Of an attestation result and the key that it names (PKCS#8), for connections on which `leaf` is
+    /// shown.
+    pub fn new(ear: Zeroizing<String>, key: &Secret, leaf: &Leaf) -> Result<Self, Error> {
+        if ear.len() > MAX_EVIDENCE {
+            return Err(Error::TooLong);
+        }
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.expose()).map_err(|_| Error::Key)?;
+        let public = EcPublicJwk::from_point(key.public_key().as_ref()).map_err(|_| Error::Key)?;
+        // Ours, from the KBS itself: nothing is decided by it but whether peers could use it.
+        let claims =
+            EarToken::parse(&ear).and_then(|token| token.claims_unverified()).map_err(|_| Error::Unreadable)?;
+        let attested = &claims.cpu().runtime.as_ref().ok_or(Error::Unreadable)?.tee_pubkey;
+        if !attested.is_same_key(&public) {
+            return Err(Error::OtherKey);
+        }
+        let verdict = claims.worst();
+        Ok(Self { key, leaf: leaf.binding().ok_or(Error::Leaf)?, verdict, ear })
+    }
+
+    /// The attestation result: for peers that are known, and for nobody else.
+    pub fn ear(&self) -> &str {
+        &self.ear
+    }
+
+    /// Whether the verifier's verdict is good. Peers refuse any other.
+    pub fn is_affirming(&self) -> bool {
+        self.verdict == Status::Affirming
+    }
+
+    /// States to whoever sent `nonce`, on the session that exports `exporter` for it, that it is us.
+    /// `None` where there is no randomness to sign with.
+    pub fn prove(&self, purpose: Purpose, nonce: [u8; 32], exporter: [u8; 32]) -> Option<Proof> {
+        let statement = Statement { purpose, leaf: self.leaf, nonce, exporter };
+        let signature = self.key.sign(&SystemRandom::new(), &statement.signing_input()).ok()?;
+        Some(Proof { statement: statement.canonical(), signature: signature.as_ref().try_into().ok()? })
+    }
+}
+
+/// Says that there is one.
+impl fmt::Debug for Prover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Prover")
+    }
+}

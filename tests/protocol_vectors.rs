@@ -1,0 +1,129 @@
+//! Holds `docs/protocol-vectors.json` to the code, so that somebody else's implementation can be held to
+//! it. After a change of the protocol: `COUNTERSIGN_BLESS=1 cargo test --test protocol_vectors`.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::disallowed_methods)]
+
+use std::path::PathBuf;
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use countersign::formats::frames::{HEAD, Head, Hello, Kind, write};
+use countersign::formats::hex;
+use countersign::formats::jwk::EcPublicJwk;
+use countersign::formats::statement::{LeafBinding, Purpose, Statement};
+use serde_json::{Value, json};
+
+/// RFC 7515, appendix A.3: a key whose private half is published.
+const X: &str = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
+const Y: &str = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
+const D: &str = "jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI";
+
+const NONCE: [u8; 32] = [0x0a; 32];
+const EXPORTER: [u8; 32] = [0x0b; 32];
+
+countersign_testbed::main! {
+    the_published_vectors_are_what_the_code_speaks,
+}
+
+fn the_published_vectors_are_what_the_code_speaks() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/protocol-vectors.json");
+    if std::env::var_os("COUNTERSIGN_BLESS").is_some() {
+        std::fs::write(&path, serde_json::to_string_pretty(&vectors()).unwrap() + "\n").unwrap();
+    }
+    let vectors: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let key = EcPublicJwk::parse(vectors["attested_key"].to_string().as_bytes()).unwrap();
+    let certificate = STANDARD.decode(text(&vectors["certificate"])).unwrap();
+    let leaf = LeafBinding::of(&certificate).unwrap();
+    let statements = vectors["statements"].as_array().unwrap();
+    assert_eq!(statements.len(), 2);
+    for (case, purpose) in statements.iter().zip([Purpose::ChannelClient, Purpose::ChannelServer]) {
+        let statement = Statement { purpose, leaf, nonce: NONCE, exporter: EXPORTER };
+        assert_eq!(text(&case["statement"]).as_bytes(), statement.canonical());
+        assert_eq!(text(&case["signing_input"]), hex::encode(&statement.signing_input()));
+        let signature: [u8; 64] = hex::decode(&text(&case["signature"])).unwrap().try_into().unwrap();
+        assert!(key.verifies_es256(&statement.signing_input(), &signature));
+        assert_eq!(Statement::parse(text(&case["statement"]).as_bytes()), Ok(statement));
+    }
+    assert_eq!(vectors["hellos"], hellos());
+    for refused in vectors["refused_statements"].as_array().unwrap() {
+        assert!(Statement::parse(text(&refused["statement"]).as_bytes()).is_err(), "{}", refused["why"]);
+    }
+    for refused in vectors["refused_frames"].as_array().unwrap() {
+        let bytes = hex::decode(&text(&refused["frame"])).unwrap();
+        let (head, payload) = bytes.split_at(HEAD);
+        let all = [Kind::Hello, Kind::Ear, Kind::Statement, Kind::Signature, Kind::Decline];
+        let head = Head::parse(head.try_into().unwrap(), &all);
+        let accepted = head.is_ok_and(|head| head.kind != Kind::Hello || Hello::parse(payload).is_ok());
+        assert!(!accepted, "{}", refused["why"]);
+    }
+}
+
+fn vectors() -> Value {
+    let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap();
+    let point = [&[4][..], &decode(X), &decode(Y)].concat();
+    let key = EcdsaKeyPair::from_private_key_and_public_key(&ECDSA_P256_SHA256_FIXED_SIGNING, &decode(D), &point);
+    let key = key.unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    let name = "spiffe://example.org/ns/payments/sa/api";
+    params.subject_alt_names.push(rcgen::SanType::URI(name.try_into().unwrap()));
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec();
+    let leaf = LeafBinding::of(&certificate).unwrap();
+    let statement = |purpose| {
+        let statement = Statement { purpose, leaf, nonce: NONCE, exporter: EXPORTER };
+        let signature = key.sign(&SystemRandom::new(), &statement.signing_input()).unwrap();
+        json!({
+            "statement": String::from_utf8(statement.canonical()).unwrap(),
+            "signing_input": hex::encode(&statement.signing_input()),
+            "signature": hex::encode(signature.as_ref()),
+        })
+    };
+    let good = String::from_utf8(
+        Statement { purpose: Purpose::ChannelClient, leaf, nonce: NONCE, exporter: EXPORTER }.canonical(),
+    );
+    let good = good.unwrap();
+    let refused = |why: &str, from: &str, to: &str| json!({"why": why, "statement": good.replacen(from, to, 1)});
+    let bad = |why: &str, frame: String| json!({"why": why, "frame": frame});
+    json!({
+        "about": "docs/protocol.md, version 1. Binary values are hex but for the certificate (base64, DER). \
+                  The signatures are by attested_key; ECDSA gives another one each time.",
+        "attested_key": {"kty": "EC", "crv": "P-256", "x": X, "y": Y},
+        "certificate": STANDARD.encode(&certificate),
+        "nonce": hex::encode(&NONCE),
+        "exporter": hex::encode(&EXPORTER),
+        "statements": [statement(Purpose::ChannelClient), statement(Purpose::ChannelServer)],
+        "hellos": hellos(),
+        "refused_statements": [
+            refused("another version", "\"v\":1", "\"v\":2"),
+            refused("an unknown member", "\"v\":1", "\"v\":1,\"x\":0"),
+            refused("a member twice", "\"v\":1", "\"v\":1,\"v\":1"),
+            refused("a purpose that is not known", "channel-client", "channel"),
+            refused("not canonical", ",\"v\":1", ", \"v\":1"),
+            refused("a nonce of 31 bytes", "Cgo\"", "Cg\""),
+            refused("padding", "Cgo\"", "Cgo=\""),
+            refused("a hash that is not named", "sha256:", ""),
+        ],
+        "refused_frames": [
+            bad("an ear of 262145 bytes", "0200040001".to_owned()),
+            bad("a statement of 513 bytes", "0300000201".to_owned()),
+            bad("a signature of 65 bytes", "0400000041".to_owned()),
+            bad("a type that is not known", "0600000000".to_owned()),
+            bad("a decline with content", "0500000001".to_owned()),
+            bad("a hello with an unknown flag", format!("010000002104{}", "0a".repeat(32))),
+            bad("prove-first without demands", format!("010000002102{}", "0a".repeat(32))),
+        ],
+    })
+}
+
+fn hellos() -> Value {
+    let all = [(false, false), (true, false), (true, true)];
+    let hello = |(demands, prove_first)| {
+        let frame = write(Kind::Hello, &Hello { nonce: NONCE, demands, prove_first }.payload()).unwrap();
+        json!({"demands": demands, "prove-first": prove_first, "frame": hex::encode(&frame)})
+    };
+    all.into_iter().map(hello).collect()
+}
