@@ -193,17 +193,17 @@ impl Scene {
         live
     }
 
-    fn metric(&self, at: &str, line: &str) -> f64 {
+    fn metric(&self, at: &str, line: &str) -> u64 {
         let page = mesh::plain(&self.world, at, "GET /metrics HTTP/1.1\r\nhost: pod\r\n\r\n").expect("metrics");
         let found = page.body.lines().find_map(|each| each.strip_prefix(line)?.trim().parse().ok());
         found.unwrap_or_else(|| panic!("no {line} in {}", page.body))
     }
 
-    fn called(&self, result: &str) -> f64 {
+    fn called(&self, result: &str) -> u64 {
         self.metric(API_METRICS, &format!("countersign_handshakes_total{{inbound=\"{IN}\",result=\"{result}\"}}"))
     }
 
-    fn dialled(&self, result: &str) -> f64 {
+    fn dialled(&self, result: &str) -> u64 {
         let line = format!("countersign_outbound_handshakes_total{{outbound=\"{OUT}\",result=\"{result}\"}}");
         self.metric(WEB_METRICS, &line)
     }
@@ -219,7 +219,7 @@ fn two_pods_with_everything_demanded_talk() {
             assert_eq!(scene.through().unwrap(), 200, "{trust} {tee}: {} {}", api.said(), web.said());
         }
         assert_eq!(app.count(), 3);
-        assert_eq!((scene.called("accepted"), scene.dialled("connected")), (3.0, 3.0));
+        assert_eq!((scene.called("accepted"), scene.dialled("connected")), (3, 3));
         // Tokens, machines and digests are for members, not for logs.
         for said in [api.said(), web.said()] {
             for private in ["eyJ", "c1c1c1c1", &hex(&scene.api_document("").digest())] {
@@ -237,7 +237,7 @@ fn a_pod_with_another_digest_is_refused_by_whoever_calls_it() {
         let (api, web) = (scene.pod(scene.api_document("# x\n"), API_HEALTH), scene.web());
         let (_api, web) = (scene.start(&api), scene.start(&web));
         scene.through().expect_err("no answer");
-        assert_eq!(scene.dialled("other-initdata"), 1.0, "{}", web.said());
+        assert_eq!(scene.dialled("other-initdata"), 1, "{}", web.said());
         assert!(web.said().contains("not pinned for this identity"), "{}", web.said());
         assert_eq!(app.count(), 0);
     }
@@ -251,7 +251,7 @@ fn a_pod_with_another_digest_is_refused_by_whoever_it_calls() {
         let (api, web) = (scene.api(), scene.pod(web, WEB_HEALTH));
         let (api, _web) = (scene.start(&api), scene.start(&web));
         scene.through().expect_err("no answer");
-        eventually("it is counted", || scene.called("other-initdata") == 1.0);
+        eventually("it is counted", || scene.called("other-initdata") == 1);
         eventually("the log says whom", || api.said().contains(WEB));
         assert_eq!(app.count(), 0, "no byte reaches the app");
     }
@@ -265,7 +265,7 @@ fn a_pod_on_another_machine_is_refused() {
     let (api, web) = (scene.pod_on(scene.api_document(""), API_HEALTH, signer), scene.web());
     let (_api, web) = (scene.start(&api), scene.start(&web));
     scene.through().expect_err("no answer");
-    assert_eq!(scene.dialled("other-hardware"), 1.0, "{}", web.said());
+    assert_eq!(scene.dialled("other-hardware"), 1, "{}", web.said());
     assert_eq!(app.count(), 0);
 }
 
@@ -278,7 +278,7 @@ fn a_peer_that_does_not_speak_the_exchange_is_refused() {
     let member = scene.mesh.member(WEB);
     let mut peer = Peer::connect(&scene.world, IN, Some(&member), &[]).unwrap();
     peer.get("/").expect_err("no answer");
-    eventually("it is counted", || scene.called("no-evidence") == 1.0);
+    eventually("it is counted", || scene.called("no-evidence") == 1);
     eventually("the log says whom, and why", || api.said().contains("no-evidence") && api.said().contains(WEB));
     assert_eq!(app.count(), 0);
 }
@@ -300,7 +300,7 @@ fn whoever_only_claims_a_name_is_shown_nothing() {
     let _ = peer.read_to_end(&mut got);
     assert_eq!(got.len(), 38, "a hello, and nothing of the guest's");
     assert_eq!(got[..6], [1, 0, 0, 0, 33, 3], "which demands, and wants to see first");
-    eventually("it is counted", || scene.called("no-evidence") == 1.0);
+    eventually("it is counted", || scene.called("no-evidence") == 1);
 }
 
 fn http_follows_the_exchange_and_evidence_is_shown_to_whoever_asks() {
@@ -347,15 +347,15 @@ fn an_outbound_reaches_the_configured_identity_and_no_other() {
     let app = mesh::app(&scene.world, "127.0.0.1:8080", echo);
     let other = scene.web_document("spiffe://example.org/ns/payments/sa/db");
     let (api, web) = (scene.api(), scene.pod(other, WEB_HEALTH));
-    let (_api, web) = (scene.start(&api), scene.start(&web));
+    let (api, web) = (scene.start(&api), scene.start(&web));
     scene.through().expect_err("no answer");
-    assert_eq!(scene.dialled("not-allowed"), 1.0, "{}", web.said());
+    assert_eq!(scene.dialled("not-allowed"), 1, "{}", web.said());
     assert_eq!(app.count(), 0);
     // Nobody there at all.
-    drop(_api);
+    drop(api);
     scene.through().expect_err("no answer");
     let unreachable = format!("countersign_outbound_unreachable_total{{outbound=\"{OUT}\"}}");
-    assert_eq!(scene.metric(WEB_METRICS, &unreachable), 1.0, "{}", web.said());
+    assert_eq!(scene.metric(WEB_METRICS, &unreachable), 1, "{}", web.said());
 }
 
 fn an_app_dials_a_unix_socket() {
@@ -403,7 +403,7 @@ fn pins_that_are_replaced_end_live_connections() {
     let mut rest = Vec::new();
     let _ = live.read_to_end(&mut rest);
     eventually("it is counted", || {
-        scene.metric(API_METRICS, &format!("countersign_connections_withdrawn_total{{inbound=\"{IN}\"}}")) == 1.0
+        scene.metric(API_METRICS, &format!("countersign_connections_withdrawn_total{{inbound=\"{IN}\"}}")) == 1
     });
     scene.through().expect_err("nor does it come in again");
 }

@@ -372,10 +372,10 @@ fn what_this_release_lacks_is_refused_by_name() {
         (Said { identity: "source = \"issuer\"", ..Said::default() }, "issuer"),
         (
             Said {
-                more: "[[outbound]]\nlisten = \"127.0.0.1:15432\"\nto = \"db:5432\"\npeer = \"spiffe://example.org/a\"\n",
+                more: "[[outbound]]\nlisten = \"127.0.0.1:15432\"\nmode = \"0660\"\nto = \"db:5432\"\npeer = \"spiffe://example.org/a\"\n",
                 ..Said::default()
             },
-            "outbound",
+            "mode",
         ),
         (Said { identity: "source = \"kbs-certificate\"", ..Said::default() }, "identity.certificate"),
         (Said { inbound: "allow = []", ..Said::default() }, "allow"),

@@ -141,7 +141,7 @@ impl Hello {
 
     /// What stands behind the head.
     pub fn payload(&self) -> Vec<u8> {
-        let flags = u8::from(self.demands) * DEMANDS | u8::from(self.prove_first) * PROVE_FIRST;
+        let flags = (u8::from(self.demands) * DEMANDS) | (u8::from(self.prove_first) * PROVE_FIRST);
         [&[flags][..], &self.nonce].concat()
     }
 }

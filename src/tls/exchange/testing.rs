@@ -128,19 +128,13 @@ impl Mesh {
     /// A guest of `id` whose certificate is by the CA, for another key than the attested one.
     pub(crate) fn member(&self, id: &str) -> Member {
         let (attested, tls) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-        self.shows(self.leaf(id, &tls), &attested, &self.token(id, &attested, |_| {}))
+        shows(self.leaf(id, &tls), &attested, &self.token(id, &attested, |_| {}))
     }
 
     /// A guest of `id` that signed its own certificate with the attested key.
     pub(crate) fn own_member(&self, id: &str) -> Member {
         let key = KeyPair::generate().unwrap();
-        self.shows(self.own_leaf(id, &key, |_| {}), &key, &self.token(id, &key, |_| {}))
-    }
-
-    pub(crate) fn shows(&self, leaf: Arc<Leaf>, attested: &KeyPair, token: &str) -> Member {
-        let key = Secret::new(attested.serialize_der());
-        let prover = Prover::new(Zeroizing::new(token.to_owned()), &key, &leaf).unwrap();
-        Member { leaf, prover: Some(Arc::new(prover)) }
+        shows(self.own_leaf(id, &key, |_| {}), &key, &self.token(id, &key, |_| {}))
     }
 
     pub(crate) fn demand(&self) -> Arc<Demand> {
@@ -157,6 +151,13 @@ impl Mesh {
         };
         Arc::new(Door::new(Arc::new(trust), vec![PeerPattern::parse(allowed).unwrap()]).unwrap())
     }
+}
+
+/// A member with this certificate and this attestation result, which names `attested`.
+pub(crate) fn shows(leaf: Arc<Leaf>, attested: &KeyPair, token: &str) -> Member {
+    let key = Secret::new(attested.serialize_der());
+    let prover = Prover::new(Zeroizing::new(token.to_owned()), &key, &leaf).unwrap();
+    Member { leaf, prover: Some(Arc::new(prover)) }
 }
 
 /// TLS between two in memory: `client` behind `their` door, `server` behind `our`s.

@@ -203,7 +203,7 @@ async fn evidence_of_another_initdata_is_refused_and_without_pins_it_would_not_b
     let token = pair.mesh.token(API, &key, |claims| {
         claims["submods"]["cpu0"]["ear.veraison.annotated-evidence"]["init_data"] = json!("bb".repeat(32));
     });
-    pair.api = pair.mesh.shows(pair.api.leaf.clone(), &key, &token);
+    pair.api = shows(pair.api.leaf.clone(), &key, &token);
     assert_eq!(reason(pair.meet().await.0), Reason::OtherInitdata);
     // The pin is what refuses it: with one that lists this digest the same guest is let in.
     pair.mesh.pins["peers"][API]["init_data"] = json!(["aa".repeat(48), "bb".repeat(48)]);
@@ -222,7 +222,7 @@ async fn an_identity_that_is_not_pinned_is_refused() {
 async fn evidence_that_a_stranger_stole_is_refused() {
     // A member of the mesh with a certificate of its own, and the attestation result of another guest.
     let (pair, thief) = (Pair::new(By::Both), KeyPair::generate().unwrap());
-    let own = pair.mesh.shows(pair.api.leaf.clone(), &thief, &pair.mesh.token(API, &thief, |_| {}));
+    let own = shows(pair.api.leaf.clone(), &thief, &pair.mesh.token(API, &thief, |_| {}));
     let known = pair.doors().0.known(&pair.api.leaf.certified().cert).unwrap();
     let (nonce, exporter) = ([1; LENGTH], [2; LENGTH]);
     let word = own.prover.unwrap().prove(Purpose::ChannelServer, nonce, exporter).unwrap();
@@ -320,12 +320,11 @@ async fn record(pair: &Pair) -> Vec<u8> {
 
     let sent = Arc::new(std::sync::Mutex::new(Vec::new()));
     let (towards_api, towards_web) = pair.doors();
-    let recorder = |session| Recorder(session, Arc::clone(&sent));
-    let (api, web) = exchange((&pair.web, &towards_api), (&pair.api, &towards_web), (recorder, same)).await;
+    let tape = |session| Recorder(session, Arc::clone(&sent));
+    let (api, web) = exchange((&pair.web, &towards_api), (&pair.api, &towards_web), (tape, same)).await;
     api.unwrap();
     web.unwrap();
-    let recorded = sent.lock().unwrap().clone();
-    recorded
+    Arc::into_inner(sent).unwrap().into_inner().unwrap()
 }
 
 #[tokio::test]
@@ -358,7 +357,7 @@ async fn an_attestation_result_of_64_kib_is_taken_and_one_of_10_mib_is_never_rea
         claims["submods"]["cpu0"]["ear.veraison.annotated-evidence"]["uefi_event_logs"] = json!(large);
     });
     assert!(token.len() > 64 * 1024);
-    pair.web = pair.mesh.shows(pair.web.leaf.clone(), &key, &token);
+    pair.web = shows(pair.web.leaf.clone(), &key, &token);
     let (api, web) = pair.meet().await;
     api.unwrap();
     web.unwrap();
@@ -429,7 +428,7 @@ async fn without_roots_a_certificate_must_still_be_valid_and_for_its_purpose_and
     };
     assert_eq!(judge(&servers), Err(Reason::WrongPurpose));
     let authority = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    assert_eq!(judge(&|params| params.is_ca = authority.clone()), Err(Reason::BadCertificate));
+    assert_eq!(judge(&|params| params.is_ca = authority), Err(Reason::BadCertificate));
     assert_eq!(judge(&|params| params.subject_alt_names.clear()), Err(Reason::NoIdentity));
     let second = |params: &mut rcgen::CertificateParams| {
         params.subject_alt_names.push(rcgen::SanType::URI(API.try_into().unwrap()));
@@ -479,7 +478,7 @@ async fn a_verdict_is_remembered_for_this_very_token_and_until_pins_are_read_aga
     let forged = pair.mesh.token(WEB, &thief, |claims| claims["submods"]["cpu0"]["ear.status"] = json!("warning"));
     assert_eq!(judge(&towards_web, &forged, &prover).unwrap_err(), Unproven::Verdict("warning"));
     // And so is another key under the token that is remembered.
-    let other = pair.mesh.shows(pair.web.leaf.clone(), &thief, &forged).prover.unwrap();
+    let other = shows(pair.web.leaf.clone(), &thief, &forged).prover.unwrap();
     assert_eq!(judge(&towards_web, prover.ear(), &other).unwrap_err(), Unproven::Signature);
     pair.mesh.pins["serial"] = json!(2);
     let again = judge(&pair.doors().1, prover.ear(), &prover).unwrap();
