@@ -40,6 +40,8 @@ countersign_testbed::main! {
     http_follows_the_exchange_and_evidence_is_shown_to_whoever_asks [GuestPort, Namespaces, Memory],
     an_outbound_reaches_the_configured_identity_and_no_other [GuestPort, Namespaces, Memory],
     an_app_dials_a_unix_socket [GuestPort, Namespaces, Memory],
+    a_socket_that_cannot_be_made_is_said_before_anything_is_fetched [GuestPort, Namespaces, Memory],
+    readers_of_metrics_are_asked_for_evidence_too [GuestPort, Namespaces, Memory],
     a_drain_waits_for_what_the_app_has_dialled [GuestPort, Namespaces, Memory],
     pins_that_are_replaced_end_live_connections [GuestPort, Namespaces, Memory],
     pins_that_go_back_replace_none [GuestPort, Namespaces, Memory],
@@ -374,6 +376,47 @@ fn an_app_dials_a_unix_socket() {
     assert_eq!(mesh::read_reply(&mut app).unwrap().status, 200, "{}", web.said());
     drop(web);
     std::fs::remove_dir_all(&directory).unwrap();
+}
+
+fn a_socket_that_cannot_be_made_is_said_before_anything_is_fetched() {
+    let scene = Scene::new("both", "snp");
+    let document = scene.web_dialled_at("unix:/no/such/directory/api.sock", API);
+    let pod = scene.pod(document, WEB_HEALTH);
+    let sim = scene.world.sim(&[]).arg("sidecar").tee(&pod.signer).initdata(pod.document.text());
+    let run = sim.run().expect_code(78);
+    assert!(run.stderr.contains("`outbound.listen` unix:/no/such/directory/api.sock"), "{}", run.stderr);
+}
+
+fn readers_of_metrics_are_asked_for_evidence_too() {
+    for trust in ["evidence", "both"] {
+        let scene = Scene::new(trust, "snp");
+        let at = "127.0.0.1:15823";
+        let api = format!(
+            "[health]\nlisten = \"{API_HEALTH}\"\n[metrics]\nlisten = \"{at}\"\nallow = [\"{WEB}\"]\n\
+             [[inbound]]\nlisten = \"{IN}\"\napp = \"127.0.0.1:8080\"\nprotocol = \"tcp\"\nallow = [\"{WEB}\"]\n"
+        );
+        let web = format!(
+            "[health]\nlisten = \"{WEB_HEALTH}\"\n[[outbound]]\nlisten = \"{OUT}\"\nto = \"{at}\"\npeer = \"{API}\"\n"
+        );
+        let (api, web) = (scene.document("api", API, &api), scene.document("web", WEB, &web));
+        scene.pin(1, |peers| {
+            peers[API]["init_data"] = json!([hex(&api.digest())]);
+            peers[WEB]["init_data"] = json!([hex(&web.digest())]);
+        });
+        let (api, web) = (scene.pod(api, API_HEALTH), scene.pod(web, WEB_HEALTH));
+        let (api, web) = (scene.start(&api), scene.start(&web));
+        // A good certificate, on the list, and nothing beside it.
+        let member = scene.mesh.member(WEB);
+        for alpn in [&[][..], &["http/1.1"]] {
+            let mut peer = Peer::connect(&scene.world, at, Some(&member), alpn).unwrap();
+            peer.get("/metrics").expect_err("no answer");
+        }
+        eventually("the log says whom, and why", || api.said().contains("no-evidence") && api.said().contains(WEB));
+        let page = mesh::plain(&scene.world, OUT, "GET /metrics HTTP/1.1\r\nhost: api\r\n\r\n").unwrap();
+        assert_eq!(page.status, 200, "{trust}: {} {}", api.said(), web.said());
+        let refused = format!("countersign_handshakes_total{{inbound=\"{at}\",result=\"no-evidence\"}} 2\n");
+        assert!(page.body.contains(&refused), "{}", page.body);
+    }
 }
 
 fn a_drain_waits_for_what_the_app_has_dialled() {

@@ -121,7 +121,7 @@ impl Mesh {
 
     fn check(&self, id: &str, issued: Issued) -> Arc<Leaf> {
         let id = SpiffeId::parse(id).unwrap();
-        let expected = Expected { spiffe: Some(&id), dns: &[], roots: None, now: self.clock.now() };
+        let expected = Expected { spiffe: Some(&id), dns: &[], roots: None, rsa: false, now: self.clock.now() };
         Arc::new(Leaf::check(issued, &expected).unwrap())
     }
 
