@@ -42,6 +42,7 @@ countersign_testbed::main! {
     an_app_dials_a_unix_socket [GuestPort, Namespaces, Memory],
     a_socket_that_cannot_be_made_is_said_before_anything_is_fetched [GuestPort, Namespaces, Memory],
     readers_of_metrics_are_asked_for_evidence_too [GuestPort, Namespaces, Memory],
+    diagnose_reads_pins_and_evidence_as_the_sidecar_does [GuestPort, Namespaces, Memory],
     a_drain_waits_for_what_the_app_has_dialled [GuestPort, Namespaces, Memory],
     pins_that_are_replaced_end_live_connections [GuestPort, Namespaces, Memory],
     pins_that_go_back_replace_none [GuestPort, Namespaces, Memory],
@@ -416,6 +417,29 @@ fn readers_of_metrics_are_asked_for_evidence_too() {
         assert_eq!(page.status, 200, "{trust}: {} {}", api.said(), web.said());
         let refused = format!("countersign_handshakes_total{{inbound=\"{at}\",result=\"no-evidence\"}} 2\n");
         assert!(page.body.contains(&refused), "{}", page.body);
+    }
+}
+
+fn diagnose_reads_pins_and_evidence_as_the_sidecar_does() {
+    for trust in ["evidence", "both"] {
+        let scene = Scene::new(trust, "snp");
+        let pod = scene.api();
+        let asked = |id: &str| {
+            let sim = scene.world.sim(&["diagnose", "--json"]).tee(&pod.signer).initdata(pod.document.text());
+            let run = sim.time_limit(Duration::from_secs(90)).run();
+            let said: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|_| panic!("{}", run.stderr));
+            let checks = said["checks"].as_array().unwrap().clone();
+            checks.into_iter().find(|check| check["id"] == id).unwrap_or_else(|| panic!("no {id}: {said:#}"))
+        };
+        let read = asked("sidecar.trust");
+        assert_eq!(read["state"], "pass", "{read:#}");
+        assert!(read["saw"].as_str().unwrap().contains("the pins of kbs:///payments/mesh/pins"), "{read:#}");
+        let shown = asked("sidecar.certificate");
+        assert_eq!(shown["state"], "pass", "{shown:#}");
+        assert!(shown["saw"].as_str().unwrap().contains("with evidence for peers"), "{shown:#}");
+        scene.kbs.set_resource("payments/mesh/pins", "{}");
+        let read = asked("sidecar.trust");
+        assert_eq!((&read["state"], &read["class"]), (&json!("fail"), &json!("content")), "{read:#}");
     }
 }
 

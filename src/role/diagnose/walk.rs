@@ -375,7 +375,9 @@ impl<'a> Walk<'a> {
     async fn sidecar(&self, book: &mut Book<'_>, config: &Config, road: Option<&Arc<ByRoad>>) {
         let clock = &self.ports.clock;
         let (mut outcome, terms) = identity::terms(&config.roles, config.provenance);
-        if terms.is_some() && config.provenance == Provenance::Unmeasured {
+        // Terms that demand evidence are refused for that very reason, in words for what is delivered.
+        let demands = config.roles.peers.as_ref().is_some_and(|peers| peers.evidence().is_some());
+        if config.provenance == Provenance::Unmeasured && (terms.is_some() || demands) {
             // `init` reads such a document all the same.
             outcome = Outcome::Warn(sidecar::unmeasured());
         }
