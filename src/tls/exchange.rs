@@ -177,7 +177,8 @@ async fn verify<S: Session>(
     let (_, signature) = read(session, &[Kind::Signature]).await?;
     let signature = signature.try_into().map_err(|_| Failure::Frame(frames::Error::Length))?;
     let exporter = session.exporter(&ours.nonce).ok_or(Failure::Ours)?;
-    let expected = Statement { purpose, leaf: side.known.leaf(), nonce: ours.nonce, exporter };
+    let leaf = side.known.leaf().ok_or(Failure::Refused(Reason::BadCertificate))?;
+    let expected = Statement { purpose, leaf, nonce: ours.nonce, exporter };
     let shown = Shown { ear: &ear, statement: &statement, signature: &signature };
     demand.judge(&side.known, &shown, &expected).map(Some).map_err(Failure::Unproven)
 }

@@ -32,7 +32,8 @@ pub struct VerifiedPeer {
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) id: PeerId,
-    pub(super) leaf: LeafBinding,
+    /// `None`: it names nobody, which kubectl-coco's callers may.
+    pub(super) leaf: Option<LeafBinding>,
     pub(super) chain: Vec<CertificateDer<'static>>,
     /// SHA-256 of the leaf, hex: what XFCC calls `Hash`.
     pub(super) hash: String,
@@ -55,8 +56,8 @@ impl Known {
         &self.seen.hash
     }
 
-    /// Its certificate, as statements name it.
-    pub fn leaf(&self) -> LeafBinding {
+    /// Its certificate, as statements name it. `None`: it names nobody, and can be in none.
+    pub fn leaf(&self) -> Option<LeafBinding> {
         self.seen.leaf
     }
 }

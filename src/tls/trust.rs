@@ -135,7 +135,7 @@ impl Trust {
         let until = until.collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().min());
         let seen = Arc::new(Seen {
             id,
-            leaf: LeafBinding::of(leaf).ok_or(Reason::BadCertificate)?,
+            leaf: LeafBinding::of(leaf),
             chain: chain.iter().map(|each| each.clone().into_owned()).collect(),
             hash,
             until: until.ok_or(Reason::BadCertificate)?,
@@ -274,7 +274,7 @@ impl Door {
             return Err(Reason::NoEvidence);
         }
         // A proof for another certificate, or of another identity: nobody makes one, and it would be none.
-        let fits = |proven: &Proven| proven.leaf() == known.leaf() && proven.appraised().peer() == known.id();
+        let fits = |proven: &Proven| Some(proven.leaf()) == known.leaf() && proven.appraised().peer() == known.id();
         if proven.as_ref().is_some_and(|proven| !fits(proven)) {
             return Err(Reason::OtherSession);
         }

@@ -226,7 +226,7 @@ async fn evidence_that_a_stranger_stole_is_refused() {
     let known = pair.doors().0.known(&pair.api.leaf.certified().cert).unwrap();
     let (nonce, exporter) = ([1; LENGTH], [2; LENGTH]);
     let word = own.prover.unwrap().prove(Purpose::ChannelServer, nonce, exporter).unwrap();
-    let expected = Statement { purpose: Purpose::ChannelServer, leaf: known.leaf(), nonce, exporter };
+    let expected = Statement { purpose: Purpose::ChannelServer, leaf: known.leaf().unwrap(), nonce, exporter };
     let stolen = pair.api.prover.as_deref().unwrap().ear();
     let shown = Shown { ear: stolen, statement: &word.statement, signature: &word.signature };
     assert_eq!(pair.mesh.demand().judge(&known, &shown, &expected).unwrap_err(), Unproven::Signature);
@@ -268,7 +268,7 @@ async fn our_own_statement_does_not_prove_a_peer() {
     let known = pair.doors().1.known(&pair.web.leaf.certified().cert).unwrap();
     let (nonce, exporter) = ([1; LENGTH], [2; LENGTH]);
     let ours = prover.prove(Purpose::ChannelServer, nonce, exporter).unwrap();
-    let expected = Statement { purpose: Purpose::ChannelClient, leaf: known.leaf(), nonce, exporter };
+    let expected = Statement { purpose: Purpose::ChannelClient, leaf: known.leaf().unwrap(), nonce, exporter };
     let shown = Shown { ear: prover.ear(), statement: &ours.statement, signature: &ours.signature };
     let refused = pair.mesh.demand().judge(&known, &shown, &expected).unwrap_err();
     assert_eq!(refused, Unproven::Statement(statement::Error::Other("purpose")));
@@ -466,7 +466,7 @@ async fn a_verdict_is_remembered_for_this_very_token_and_until_pins_are_read_aga
     let judge = |door: &Door, ear: &str, prover: &Prover| {
         let (nonce, exporter) = ([1; LENGTH], [2; LENGTH]);
         let word = prover.prove(Purpose::ChannelClient, nonce, exporter).unwrap();
-        let expected = Statement { purpose: Purpose::ChannelClient, leaf: known.leaf(), nonce, exporter };
+        let expected = Statement { purpose: Purpose::ChannelClient, leaf: known.leaf().unwrap(), nonce, exporter };
         let shown = Shown { ear, statement: &word.statement, signature: &word.signature };
         door.demand().unwrap().judge(&known, &shown, &expected).map(|proven| Arc::clone(proven.appraised()))
     };
