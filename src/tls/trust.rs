@@ -420,7 +420,7 @@ mod tests {
     #[test]
     fn chains_without_end_take_bounded_memory_and_the_newest_is_remembered() {
         let id = PeerId::Dns("web.example".to_owned());
-        let seen = Arc::new(Seen { id, chain: Vec::new(), hash: String::new(), until: 0 });
+        let seen = Arc::new(Seen { id, leaf: None, chain: Vec::new(), hash: String::new(), until: 0 });
         let mut remembered = HashMap::new();
         for n in 0..3 * u64::try_from(MAX_REMEMBERED).unwrap() {
             let mut key = [0; 32];
