@@ -1,10 +1,12 @@
-//! `cargo demo`: what countersign does, step by step, on this machine, in about a second.
+//! `cargo demo`: what countersign does, step by step, on this machine, in a few seconds.
 //!
 //! Each step says what it does, does it with the shipped binary in a small world of its own, and
 //! checks what it tells. It exits with an error if anything does not behave as told.
 
 #![allow(clippy::print_stdout)]
 
+#[path = "demo/peers.rs"]
+mod peers;
 #[path = "demo/serve.rs"]
 mod serve;
 
@@ -49,7 +51,7 @@ fn main() -> ExitCode {
         return code;
     }
     println!("countersign, step by step. A double stands in for the guest's REST service; the rest is real.");
-    let steps: [Step; 9] = [
+    let steps: [Step; 12] = [
         ("The KBS releases a secret: `countersign get`", one_secret),
         ("A list of secrets, all or nothing: `countersign init`", a_list_of_secrets),
         ("The KBS says no", a_refusal),
@@ -59,6 +61,9 @@ fn main() -> ExitCode {
         ("One space is added to its initdata", one_space),
         ("Callers: who is let in, and who is not", serve::callers),
         ("The certificate is renewed under load, and the pod ends", serve::renewal),
+        ("Two guests talk, and each has proved itself to the other", peers::two_guests),
+        ("A third guest, with another digest", peers::a_third),
+        ("A relay that has the TLS keys of both", peers::a_relay),
     ];
     for (number, (title, step)) in steps.into_iter().enumerate() {
         if number + 1 == DIRECT {

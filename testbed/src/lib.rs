@@ -7,6 +7,7 @@
 //! | [`guest`] | the guest's REST service on 127.0.0.1:8006, and its failures |
 //! | [`kbs`], [`pki`], [`dns`] | a KBS, its certificates, and its name |
 //! | [`mesh`] | the app behind a sidecar, and the peers in front of it |
+//! | [`relay`] | an attacker between two peers, with their keys |
 //! | [`tee`] | guests with hardware of our own, and the verifier that believes them |
 //! | [`expect`] | what every refusal must look like |
 //! | [`guest_signer`] | the security processor beside a guest under QEMU, and of `countersign-sim` |
@@ -51,6 +52,7 @@ pub mod kbs;
 pub mod mesh;
 pub mod pki;
 pub mod pod;
+pub mod relay;
 pub mod roles;
 pub mod runner;
 mod sandbox;

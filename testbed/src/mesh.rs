@@ -314,7 +314,7 @@ fn config(identity: Option<&Identity>, alpn: &[&str]) -> io::Result<Arc<ClientCo
 
 /// Takes any server: what it shows is looked at by the test.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+pub(crate) struct Anyone(pub(crate) Arc<CryptoProvider>);
 
 impl ServerCertVerifier for Anyone {
     fn verify_server_cert(

@@ -61,6 +61,11 @@ pub struct World {
 pub struct Connector(Arc<Place>);
 
 impl Connector {
+    /// Connects from inside the world.
+    pub fn connect(&self, address: &str) -> io::Result<TcpStream> {
+        self.0.connect(address.parse().map_err(io::Error::other)?)
+    }
+
     /// Connects from an address of the world's loopback: each is another caller.
     pub fn connect_from(&self, from: &str, address: &str) -> io::Result<TcpStream> {
         let (from, to) = (from.parse().map_err(io::Error::other)?, address.parse().map_err(io::Error::other)?);
