@@ -5,7 +5,7 @@
 //! `--short` takes fewer.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
-#![allow(clippy::cast_precision_loss)]
+#![allow(clippy::cast_precision_loss, clippy::as_conversions, clippy::disallowed_methods)]
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -174,8 +174,8 @@ impl Mesh {
         let (root, root_key, signer) =
             (authority("token root"), KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
         let root_der = root.self_signed(&root_key).unwrap().der().to_vec();
-        let signed = CertificateParams::default().signed_by(&signer, &Issuer::new(root, root_key)).unwrap();
-        let chain = [signed.der().to_vec(), root_der];
+        let certificate = CertificateParams::default().signed_by(&signer, &Issuer::new(root, root_key)).unwrap();
+        let chain = [certificate.der().to_vec(), root_der];
         Self { ca: Issuer::new(ca, ca_key), ca_pem, signer, chain, clock: Clock::system() }
     }
 

@@ -42,18 +42,18 @@ struct Between {
 }
 
 impl Relay {
-    /// Listens on `address` inside the world as `called`, and dials `to` as `caller`. `alpn` is what it
+    /// Listens on `address` inside the world as `near`, and dials `to` as `far`. `alpn` is what it
     /// speaks on both sides, in the order of preference.
     ///
     /// # Panics
     /// When the address cannot be had, or an identity cannot be used.
-    pub fn start(world: &World, address: &str, called: &Identity, to: &str, caller: &Identity, alpn: &[&str]) -> Self {
+    pub fn start(world: &World, address: &str, near: &Identity, to: &str, far: &Identity, alpn: &[&str]) -> Self {
         let listener =
             world.place().tcp(address.parse().expect("a literal address")).expect("the relay's address is free");
         let read = Arc::new(AtomicU64::new(0));
         let between = Between {
-            near: TlsAcceptor::from(Arc::new(server(called, alpn))),
-            far: TlsConnector::from(Arc::new(client(caller, alpn))),
+            near: TlsAcceptor::from(Arc::new(server(near, alpn))),
+            far: TlsConnector::from(Arc::new(client(far, alpn))),
             dial: world.connector(),
             to: to.to_owned(),
             read: Arc::clone(&read),
@@ -121,7 +121,7 @@ where
         if length == 0 {
             return to.shutdown().await;
         }
-        read.fetch_add(length as u64, Ordering::SeqCst);
+        read.fetch_add(u64::try_from(length).unwrap_or(u64::MAX), Ordering::SeqCst);
         to.write_all(buffer.get(..length).unwrap_or_default()).await?;
         to.flush().await?;
     }
