@@ -28,6 +28,7 @@ countersign_testbed::main! {
     a_job_ends [Pods],
     a_job_ends_although_a_native_sidecar_would_not [Pods],
     two_pods_talk_through_the_sidecar [Pods, Curl],
+    two_pods_with_everything_demanded_talk_through_both_sidecars [Pods, Curl],
     an_app_on_every_address_makes_its_pod_not_ready [Pods],
     a_sidecar_that_does_not_start_up_holds_back_the_app [Pods],
     the_app_gets_sigterm_before_the_sidecar [Pods],
@@ -332,6 +333,75 @@ fn two_pods_talk_through_the_sidecar() {
         let whole = ours.output.contains("landlock=\"ABI ") && ours.output.contains("seccomp=\"");
         assert!(whole || Need::Landlock.check().is_err(), "{}", ours.output);
     }
+}
+
+/// A guest whose agent attests, and a KBS that delivers both workloads' configuration: each must show
+/// evidence to the other.
+fn proven() -> (World, String) {
+    let world = World::private().unwrap();
+    let ca = Ca::new("the KBS's");
+    let initdata = format!(
+        "algorithm = \"sha384\"\nversion = \"0.1.0\"\n[data]\n\"aa.toml\" = '''\n[token_configs.kbs]\nurl = \
+         \"https://127.0.0.1:8443\"\ncert = \"\"\"\n{}\"\"\"\n'''\n\"cdh.toml\" = \"\"\n\"policy.rego\" = '''\npackage \
+         agent_policy\ndefault CreateContainerRequest := false\npolicy_data := {{\"containers\": [{{}}]}}\n'''\n",
+        ca.pem(),
+    );
+    let digest = Initdata::parse(initdata.as_bytes()).unwrap().digest();
+    let guest = Guest::Snp(SnpGuest::genoa().initdata(&digest));
+    let (api, settle) = ("spiffe://example.org/ns/payments/sa/api", "spiffe://example.org/ns/payments/sa/settle");
+    let config = |workload: &str, id: &str, rest: &str| {
+        format!(
+            "{}[identity]\nsource = \"self\"\nspiffe = \"{id}\"\n[peers]\ntrust = \"evidence\"\n[peers.evidence]\n\
+             token_roots = \"kbs:///payments/trustee/token-ca\"\npins = \"kbs:///payments/mesh/pins\"\nmax_age = \"1h\"\n{rest}",
+            CONFIG.replace("NAME", workload)
+        )
+    };
+    let inbound = format!(
+        "[[inbound]]\nlisten = \"[::]:9443\"\napp = \"127.0.0.1:8080\"\nprotocol = \"tcp\"\nprobes = [\"/healthz\"]\nallow = [\"{settle}\"]\n"
+    );
+    // The two share one network here, and there is one port for kubelet.
+    let outbound = format!(
+        "[health]\nlisten = \"[::]:15831\"\n[[outbound]]\nlisten = \"127.0.0.1:15432\"\nto = \"127.0.0.1:9443\"\npeer = \"{api}\"\n"
+    );
+    let pin = json!({ "init_data": [digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()], "hardware": "any" });
+    let pins = json!({ "serial": 1, "policy_ids": ["default"], "peers": { api: pin, settle: pin } });
+    let kbs = Kbs::healthy()
+        .tls(ca.leaf(&["127.0.0.1"]))
+        .policy(Policy::Affirming)
+        .reference(&guest)
+        .resource("payments/db/password", "alpha")
+        .resource("payments/mesh/pins", pins.to_string())
+        .resource("default/countersign/payments.api", config("api", api, &inbound))
+        .resource("default/countersign/payments.settle", config("settle", settle, &outbound));
+    let kbs = world.kbs("127.0.0.1:8443", kbs);
+    kbs.set_resource("payments/trustee/token-ca", kbs.token_root());
+    let world = world.guest(GuestApi::healthy().attester(guest).kbs(&kbs).initdata(&initdata));
+    (world, initdata)
+}
+
+fn two_pods_with_everything_demanded_talk_through_both_sidecars() {
+    let (world, initdata) = proven();
+    let app = |pod: &mut Value| pod["spec"]["containers"][0]["command"] = json!(["/usr/bin/perl", "-e", APP]);
+    let mut api = made(&world, "http-api", "api", &initdata).change(app).start(&world);
+    api.ready().unwrap();
+    let call = "curl -sS http://127.0.0.1:15432/pay; echo; curl -sSk https://127.0.0.1:9443/pay || echo refused";
+    let settle = made(&world, "job", "settle", &initdata).app(call).change(|pod| {
+        let containers = pod["spec"]["initContainers"].as_array_mut().unwrap();
+        let sidecar = containers.iter_mut().find(|container| container["name"] == "countersign").unwrap();
+        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+            sidecar[probe]["httpGet"]["port"] = json!(15831);
+        }
+    });
+    let mut settle = settle.start(&world);
+    settle.complete();
+    let said = &settle.end_of("settle").output;
+    // Bytes are carried as they are: the app is told nothing, and answers.
+    assert!(said.contains("nobody"), "{said} {:?}", settle.ended);
+    assert!(said.contains("refused"), "{said}");
+    api.delete();
+    let sidecar = api.end_of("countersign");
+    assert_eq!(sidecar.code, Some(0), "{}", sidecar.output);
+    assert!(sidecar.output.contains("reason=\"no-certificate\""), "{}", sidecar.output);
 }
 
 fn an_app_on_every_address_makes_its_pod_not_ready() {
