@@ -118,6 +118,13 @@ pub struct Diagnose {
     /// All of it
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     pub timeout: String,
+    /// Certificates of the key that signs this guest's reports: VCEK or VLEK, and authorities (PEM or
+    /// DER), in place of those that the host gives. May be repeated
+    #[arg(long, value_name = "FILE")]
+    pub certificates: Vec<PathBuf>,
+    /// Intel's collateral for this guest's quotes, in dcap-qvl's JSON
+    #[arg(long, value_name = "FILE")]
+    pub collateral: Option<PathBuf>,
     /// Print measurements and digests in full
     #[arg(long)]
     pub show_ids: bool,

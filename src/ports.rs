@@ -4,6 +4,7 @@
 //! file or flag can point the shipped binary at another guest API, clock or file system. The
 //! testbed builds a second program from the same library with [`Ports`] of its own.
 
+pub mod files;
 pub mod host;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -15,6 +16,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::appraise::{snp, tdx};
 use crate::clock::Clock;
 
 /// Where api-server-rest listens in every CoCo guest. A literal address: names resolve through
@@ -24,6 +26,15 @@ pub const GUEST_API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr:
 /// Called at each named step of publishing. The shipped one does nothing; the testbed's kills the
 /// process at the step it was told.
 pub type FailPoint = Arc<dyn Fn(&'static str) + Send + Sync>;
+
+/// Whose keys make evidence genuine, where this program judges its own guest's.
+#[derive(Clone, Debug)]
+pub struct Makers {
+    /// Of SEV-SNP reports.
+    pub amd: snp::Roots,
+    /// Of TDX quotes.
+    pub intel: tdx::Root,
+}
 
 /// Everything the program takes from outside itself.
 #[derive(Clone)]
@@ -44,6 +55,8 @@ pub struct Ports {
     pub sys: PathBuf,
     /// The kernel's directory of reports, below `/sys/kernel/config`.
     pub tsm: Arc<dyn tsm_fs::TsmFs>,
+    /// The makers of the hardware: those that come with the build. Only a simulated TEE has others.
+    pub makers: Makers,
     /// Where initdata is mounted for us, if it is: fixed, never from configuration.
     pub initdata: PathBuf,
     /// The kubelet's termination message file.
@@ -65,6 +78,7 @@ impl Ports {
             proc: PathBuf::from("/proc"),
             sys: PathBuf::from("/sys"),
             tsm: Arc::new(tsm_fs::RealFs::kernel()),
+            makers: Makers { amd: snp::Roots::amd(), intel: tdx::Root::intel() },
             initdata: PathBuf::from("/run/countersign/initdata"),
             termination_log: PathBuf::from("/dev/termination-log"),
             banner: None,

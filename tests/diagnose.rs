@@ -16,9 +16,13 @@ use std::time::{Duration, Instant};
 use countersign::finding::Class;
 use countersign::formats::hex;
 use countersign_testbed::guest::{Answer, GuestApi};
+use countersign_testbed::guest_signer::Signer;
 use countersign_testbed::kbs::{Decision, Kbs, Policy};
-use countersign_testbed::world::{Cmd, World};
+use countersign_testbed::tee::{Certificates, Guest, Lie, SnpGuest, Tcb, TdxGuest, Vendor};
+use countersign_testbed::vectors;
+use countersign_testbed::world::{Cmd, RunningSigner, World};
 use rig::{Direct, asked, check};
+use serde_json::Value;
 
 countersign_testbed::main! {
     off_a_tee_the_answer_is_true_and_quick,
@@ -32,6 +36,13 @@ countersign_testbed::main! {
     as_a_role_it_ends_and_leaves_one_line [GuestPort, Memory],
     init_that_fails_names_the_first_broken_link [GuestPort, Memory],
     init_and_diagnose_agree_on_the_class [GuestPort, Memory],
+    the_builds_own_roots_believe_no_simulated_tee [GuestPort],
+    evidence_that_does_not_verify_is_told_by_its_reason [GuestPort],
+    a_report_without_its_certificate_is_not_checked_and_told_where_it_is [GuestPort],
+    a_certificate_for_another_tcb_or_chip_does_not_pass [GuestPort],
+    collateral_that_does_not_fit_the_quote_does_not_pass [GuestPort, Vectors],
+    the_agents_evidence_is_judged_too [GuestPort],
+    refused_certificates_and_collateral_that_are_none [GuestPort],
     ids_are_shortened_unless_asked_for [GuestPort, Memory],
     a_canary_that_is_denied_passes [GuestPort, Memory],
     the_bundle_holds_no_secret [GuestPort, Memory],
@@ -55,7 +66,7 @@ fn off_a_tee_the_answer_is_true_and_quick() {
         Command::new(env!("CARGO_BIN_EXE_countersign")).args(["diagnose", "--json"]).env_clear().output().unwrap();
     let took = begun.elapsed();
     let text = String::from_utf8_lossy(&run.stdout).into_owned();
-    let said: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let said: Value = serde_json::from_str(&text).unwrap();
     if Path::new("/dev/termination-log").exists() {
         // The tests run in a pod: then the missing service is what is wrong, after a wait.
         assert_eq!(said["broken"]["id"], "guest.api", "{text}");
@@ -68,15 +79,17 @@ fn off_a_tee_the_answer_is_true_and_quick() {
 }
 
 fn a_healthy_guest_on_the_direct_road_has_no_broken_link() {
-    for tee in ["snp", "tdx"] {
+    for (tee, tcb) in [("snp", "pass"), ("tdx", "skip")] {
         let pod = Direct::new(tee);
         let run = pod.diagnose().run().expect_code(0);
         let said = asked(&run);
-        assert_eq!(said["broken"], serde_json::Value::Null);
+        assert_eq!(said["broken"], Value::Null);
         assert_eq!(said["provenance"], "measured");
-        for id in
-            ["evidence.report", "evidence.policy", "initdata.own", "initdata.policy", "kbs.answer", "attest.session"]
-        {
+        assert_eq!(check(&said, "evidence.tcb")["state"], tcb, "collateral is for a person to give: {}", run.output());
+        for id in ["evidence.report", "evidence.policy", "evidence.genuine", "initdata.own", "initdata.policy"] {
+            assert_eq!(check(&said, id)["state"], "pass", "{id}: {}", run.output());
+        }
+        for id in ["kbs.answer", "attest.session"] {
             assert_eq!(check(&said, id)["state"], "pass", "{id}: {}", run.output());
         }
         for id in ["attest.verdict", "secrets.file", "destination.memory"] {
@@ -194,7 +207,152 @@ fn init_and_diagnose_agree_on_the_class() {
         let run = pod.diagnose().run();
         assert_eq!(run.code, init.code, "{script}: {}", run.output());
         let said = asked(&run);
-        assert_eq!(said["broken"]["next"].as_str().unwrap(), init.next_step(), "{script}");
+        // Evidence that is not genuine is told before the KBS is asked, which knows no better.
+        let same = said["checks"].as_array().unwrap().iter().find(|check| check["next"] == init.next_step());
+        assert_eq!(same.expect("init's next step is among them")["state"], "fail", "{script}: {}", run.output());
+    }
+}
+
+/// A guest with this hardware, asked for its evidence alone.
+struct Hardware {
+    world: World,
+    signer: RunningSigner,
+}
+
+impl Hardware {
+    fn new(signer: Signer) -> Self {
+        let world = World::new().unwrap();
+        let signer = world.signer(signer);
+        Self { world, signer }
+    }
+
+    fn asked(&self, args: &[&str]) -> Value {
+        let args = [&["diagnose", "--json", "--only", "evidence", "--timeout", "20s"], args].concat();
+        asked(&self.world.sim(&args).tee(&self.signer).run())
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.world.directory().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    }
+}
+
+fn text<'v>(said: &'v Value, id: &str, member: &str) -> &'v str {
+    check(said, id)[member].as_str().unwrap_or_else(|| panic!("{id} has no {member}: {said:#}"))
+}
+
+fn the_builds_own_roots_believe_no_simulated_tee() {
+    for script in ["snp", "tdx"] {
+        let guest = Hardware::new(Signer::answering(script));
+        let tee = format!("{}={}", guest.signer.socket().display(), guest.signer.provider());
+        let args = ["diagnose", "--json", "--only", "evidence", "--sim-tee", &tee];
+        let said = asked(&guest.world.sim(&args).run().expect_code(79));
+        assert_eq!(said["broken"]["id"], "evidence.genuine", "{said:#}");
+        assert!(text(&said, "evidence.genuine", "saw").contains("no trusted root of"), "{said:#}");
+        assert_eq!(text(&said, "evidence.tcb", "saw"), "evidence.genuine failed");
+    }
+}
+
+fn evidence_that_does_not_verify_is_told_by_its_reason() {
+    for (script, saw) in [
+        ("snp+other-key", "a signature that does not hold"),
+        ("snp+tampered", "a signature that does not hold"),
+        ("tdx+other-key", "the PCK did not sign"),
+        ("tdx+tampered", "a signature that does not hold"),
+    ] {
+        let said = Hardware::new(Signer::answering(script)).asked(&[]);
+        assert_eq!(said["broken"]["id"], "evidence.genuine", "{script}: {said:#}");
+        assert_eq!(said["code"], 79, "{script}");
+        assert!(text(&said, "evidence.genuine", "saw").contains(saw), "{script}: {said:#}");
+    }
+    let chain = SnpGuest { certificates: Certificates::Chain, ..SnpGuest::genoa() };
+    for (script, guest, saw) in [
+        // A chain of somebody else's, which comes with its own root.
+        ("snp", SnpGuest { vendor: Vendor::new(), ..chain.clone() }, "no trusted root of AMD's vouches for"),
+        ("snp+other-key", chain, "a signature that does not hold"),
+    ] {
+        let said = Hardware::new(Signer::answering(script).snp(guest)).asked(&[]);
+        assert!(text(&said, "evidence.genuine", "saw").contains(saw), "{said:#}");
+    }
+}
+
+fn a_report_without_its_certificate_is_not_checked_and_told_where_it_is() {
+    let guest = SnpGuest::genoa();
+    let hardware = Hardware::new(Signer::answering("snp+no-certificates"));
+    let said = hardware.asked(&[]);
+    assert_eq!(check(&said, "evidence.genuine")["state"], "warn", "{said:#}");
+    let next = text(&said, "evidence.genuine", "next");
+    let place = "https://kdsintf.amd.com/vcek/v1/Genoa/<chip id>?blSPL=10&teeSPL=00&snpSPL=23&ucodeSPL=84";
+    assert!(next.contains(place) && !next.contains(&hex::encode(&guest.chip_id)), "{next}");
+    assert_eq!(check(&said, "evidence.tcb")["state"], "skip", "{said:#}");
+    assert_eq!(said["code"], 0, "what could not be checked is no broken link");
+    let vcek = hardware.file("vcek.der", &guest.vendor.vcek(&guest.chip_id, guest.tcb));
+    let said = hardware.asked(&["--certificates", &vcek]);
+    for id in ["evidence.genuine", "evidence.tcb"] {
+        assert_eq!(check(&said, id)["state"], "pass", "{said:#}");
+    }
+    assert!(text(&said, "evidence.tcb", "saw").contains("not checked: revocation"), "{said:#}");
+    let ask = hardware.file("ask.der", guest.vendor.ask());
+    let said = hardware.asked(&["--certificates", &ask]);
+    assert!(text(&said, "evidence.genuine", "saw").contains("--certificates has no VCEK"), "{said:#}");
+}
+
+fn a_certificate_for_another_tcb_or_chip_does_not_pass() {
+    let guest = SnpGuest::genoa();
+    let newer = Tcb { snp: guest.tcb.snp + 1, ..guest.tcb };
+    let claims = SnpGuest { claimed_tcb: Some(newer), ..guest.clone() };
+    let said = Hardware::new(Signer::answering("snp").snp(claims)).asked(&[]);
+    assert_eq!(said["broken"]["id"], "evidence.tcb", "{said:#}");
+    assert_eq!(check(&said, "evidence.genuine")["state"], "pass", "the signature is the key's: {said:#}");
+    assert!(text(&said, "evidence.tcb", "next").contains("snpSPL=24"), "{said:#}");
+    // What a host hands out that has updated its firmware and not its certificates.
+    let hardware = Hardware::new(Signer::answering("snp"));
+    let older = hardware.file("older.der", &guest.vendor.vcek(&guest.chip_id, newer));
+    let said = hardware.asked(&["--certificates", &older]);
+    assert!(text(&said, "evidence.genuine", "saw").contains("for another key than the certificate: that is for TCB"));
+    let other = hardware.file("other.der", &guest.vendor.vcek(&[0xc2; 64], guest.tcb));
+    let said = hardware.asked(&["--certificates", &other]);
+    assert_eq!(check(&said, "evidence.genuine")["state"], "fail", "{said:#}");
+}
+
+fn collateral_that_does_not_fit_the_quote_does_not_pass() {
+    let hardware = Hardware::new(Signer::answering("tdx"));
+    let collateral = hardware.file("collateral.json", &vectors::read("dcap-qvl/sample/tdx_quote_collateral.json"));
+    let said = hardware.asked(&["--collateral", &collateral]);
+    assert_eq!(check(&said, "evidence.genuine")["state"], "pass", "{said:#}");
+    assert_eq!(said["broken"]["id"], "evidence.tcb", "{said:#}");
+    assert!(text(&said, "evidence.tcb", "saw").contains("collateral"), "{said:#}");
+}
+
+fn the_agents_evidence_is_judged_too() {
+    let honest = SnpGuest::genoa();
+    let debug = SnpGuest { policy: honest.policy | 1 << 19, ..honest.clone() };
+    for (guest, broken) in [
+        (Guest::Snp(honest.clone()), Value::Null),
+        (Guest::Snp(honest.clone().lying(Lie::OtherKey)), "evidence.genuine".into()),
+        (Guest::Snp(debug), "evidence.policy".into()),
+        (Guest::Tdx(TdxGuest::v4()), Value::Null),
+        (Guest::Tdx(TdxGuest::v4().lying(Lie::Tampered)), "evidence.genuine".into()),
+    ] {
+        let kbs = Kbs::healthy();
+        let world = World::new().unwrap();
+        let kbs = world.kbs("127.0.0.1:8443", kbs);
+        let world = world.guest(GuestApi::healthy().attester(guest).kbs(&kbs));
+        let said = asked(&world.sim(&["diagnose", "--json", "--only", "evidence"]).makers().run());
+        assert_eq!(said["broken"]["id"], broken, "{said:#}");
+        assert_ne!(check(&said, "evidence.genuine")["state"], "skip", "{said:#}");
+    }
+}
+
+fn refused_certificates_and_collateral_that_are_none() {
+    let world = World::new().unwrap();
+    let file = world.directory().join("something");
+    std::fs::write(&file, "something else").unwrap();
+    for flag in ["--certificates", "--collateral"] {
+        let run = world.countersign(&["diagnose", "--only", "self", flag]).arg(&file).run().refused(Class::Usage);
+        assert!(run.stderr.contains(flag), "{}", run.output());
+        world.countersign(&["diagnose", flag, "/nowhere/at/all"]).run().refused(Class::Usage);
     }
 }
 
@@ -235,7 +393,7 @@ fn the_bundle_holds_no_secret() {
     }
     assert!(text.contains("MY_TOKEN = (up to 16 bytes)"), "{text}");
     assert!(text.contains("kbs.via = ") && text.contains("kbs.ca = ("), "{text}");
-    let chip = hex::encode(&countersign_testbed::tee::SnpGuest::genoa().chip_id);
+    let chip = hex::encode(&SnpGuest::genoa().chip_id);
     let seen: Vec<String> = pod.kbs.requests().iter().flat_map(|seen| seen.headers.clone()).map(|(_, v)| v).collect();
     let cookies = seen.iter().filter(|value| value.contains("kbs-session-id"));
     let canaries = ["c4n4ry", "eyJ", "BEGIN", "kbs-session-id", "policy_data", chip.as_str()];

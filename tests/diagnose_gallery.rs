@@ -16,7 +16,7 @@ use countersign_testbed::guest::{Answer, GuestApi};
 use countersign_testbed::kbs::{Kbs, Policy};
 use countersign_testbed::pki::{Ca, Identity};
 use countersign_testbed::seal::SealingKey;
-use countersign_testbed::tee::{Document, Guest, SnpGuest};
+use countersign_testbed::tee::{Document, Guest, SnpGuest, Vendor};
 use countersign_testbed::world::{ActiveSwap, Cmd, Run, Volume, World};
 use rig::{AGENT, CDH, Case, DIRECT, Direct, SECRET, check};
 use serde_json::Value;
@@ -44,7 +44,7 @@ const fn warned(
 }
 
 #[rustfmt::skip]
-static CASES: [Case; 36] = [
+static CASES: [Case; 38] = [
     broken("rest_service_not_up", "The guest's REST service is not up", CDH, "guest.api", Class::GuestApi, "agent.guest_components_procs"),
     broken("rest_feature_off", "The REST service has `resource` off", CDH, "secrets.file", Class::GuestApi, "agent.guest_components_rest_api"),
     broken("another_service_on_8006", "Another service listens on 8006", CDH, "guest.api", Class::GuestApi, "127.0.0.1:8006"),
@@ -76,6 +76,8 @@ static CASES: [Case; 36] = [
     broken("initdata_under_an_old_annotation", "The pod has no initdata annotation, or the old one", DIRECT, "initdata.own", Class::InitdataMismatch, "io.katacontainers.config.hypervisor.cc_init_data"),
     warned("agent_policy_permissive", "The agent policy is permissive", DIRECT, "initdata.policy", Class::Config, "genpolicy"),
     broken("debug_guest", "The host may debug the guest", DIRECT, "evidence.policy", Class::EvidenceRejected, "configuration.toml"),
+    broken("evidence_not_genuine", "The evidence is by nobody whom AMD vouches for", DIRECT, "evidence.genuine", Class::EvidenceRejected, "countersign evidence --format json"),
+    warned("host_without_certificates", "The host hands its guests no certificate", DIRECT, "evidence.genuine", Class::EvidenceRejected, "--certificates"),
     broken("quote_service_down", "The host's quoting service does not answer", DIRECT, "evidence.report", Class::NoEvidence, "qgsd"),
     broken("snp_firmware_throttled", "The SNP firmware is throttled", DIRECT, "evidence.report", Class::NoEvidence, "deadline"),
     broken("evidence_not_believed", "The verifier does not accept the evidence", DIRECT, "attest.session", Class::EvidenceRejected, "RCAR handshake Attest failed"),
@@ -351,7 +353,7 @@ fn agent_policy_permissive_and_only_the_agent_vouches() {
     let document = Document::of_kbs(&kbs.url(), "").countersign(&format!("version = 1\n{SECRET}")).policy(PERMISSIVE);
     let (text, snp) = (document.text(), SnpGuest::genoa().initdata(&document.digest()));
     let world = world.guest(GuestApi::healthy().attester(Guest::Snp(snp)).kbs(&kbs).initdata(&text));
-    let run = world.sim(&["diagnose", "--json", "--timeout", "20s"]).initdata(&text).run();
+    let run = world.sim(&["diagnose", "--json", "--timeout", "20s"]).makers().initdata(&text).run();
     hold(&world, "agent_policy_permissive_and_only_the_agent_vouches", &run);
 }
 
@@ -392,6 +394,14 @@ fn debug_guest() {
     direct("debug_guest", "snp+debug");
 }
 
+fn evidence_not_genuine() {
+    direct("evidence_not_genuine", "snp+other-key");
+}
+
+fn host_without_certificates() {
+    direct("host_without_certificates", "snp+no-certificates");
+}
+
 fn quote_service_down() {
     direct("quote_service_down", "errno:110*9,tdx");
 }
@@ -402,8 +412,12 @@ fn snp_firmware_throttled() {
     hold(&pod.world, "snp_firmware_throttled", &run);
 }
 
+/// A verifier that knows other makers: what it lacks, only its operator can say.
 fn evidence_not_believed() {
-    direct("evidence_not_believed", "snp+other-key");
+    let pod = Direct::with("snp", |kbs| kbs.trusts(Vendor::new()), "", |document| document);
+    let run = pod.diagnose().run();
+    let said = hold(&pod.world, "evidence_not_believed", &run);
+    assert_eq!(check(&said, "evidence.genuine")["state"], "pass", "{said:#}");
 }
 
 fn reference_value_not_registered() {
@@ -458,6 +472,8 @@ countersign_testbed::main! {
     initdata_under_an_old_annotation [GuestPort, Memory],
     agent_policy_permissive [GuestPort, Memory],
     debug_guest [GuestPort, Memory],
+    evidence_not_genuine [GuestPort, Memory],
+    host_without_certificates [GuestPort, Memory],
     quote_service_down [GuestPort, Memory],
     snp_firmware_throttled [GuestPort, Memory],
     evidence_not_believed [GuestPort, Memory],

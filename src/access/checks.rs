@@ -4,11 +4,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use super::genuine;
 use super::standing::{Kernel, Standing};
 use super::vouch::{self, MeasuredConfig};
 use crate::appraise::{replay, words};
 use crate::check::{Check, Outcome};
 use crate::config::{Provenance, Via};
+use crate::evidence::shown::{self, Shown};
 use crate::evidence::{eventlog, snp, tdx};
 use crate::finding::{Class, Finding, Who, printable};
 use crate::formats::ear::{Claims, Status};
@@ -98,39 +100,64 @@ pub const VERDICT: Check = Check::new(
 
 /// The questions of this room.
 pub fn checks() -> Vec<&'static Check> {
-    vec![&REPORT, &POLICY, &LOG, &MOUNT, &OWN, &AGENT_POLICY, &WAY, &SESSION, &VERDICT]
+    vec![
+        &REPORT,
+        &POLICY,
+        &genuine::GENUINE,
+        &genuine::TCB,
+        &LOG,
+        &MOUNT,
+        &OWN,
+        &AGENT_POLICY,
+        &WAY,
+        &SESSION,
+        &VERDICT,
+    ]
 }
 
-/// Asks for evidence over fresh bytes, by the first way that gives it. With what the kernel gave.
-pub async fn report(standing: &Standing) -> (Outcome, Option<&Kernel>) {
+/// Evidence over fresh bytes.
+pub struct Given<'a> {
+    /// The kernel that gave it; none where the agent did.
+    pub kernel: Option<&'a Kernel>,
+    /// Taken apart. `None` for kinds of evidence that are not known here.
+    pub shown: Option<Shown>,
+}
+
+/// Asks for evidence over fresh bytes, by the first way that gives it.
+pub async fn report(standing: &Standing) -> (Outcome, Option<Given<'_>>) {
     for via in [Via::ConfigfsTsm, Via::SevGuest] {
         match standing.kernel(via).await {
             Ok(kernel) => {
                 let bytes = kernel.report.outblob().len();
                 let what = format!("{} by {via}: {bytes} bytes, for bytes of ours", kernel.report.provider().label());
-                return (in_time(what, kernel.took), Some(kernel));
+                let given = Given { kernel: Some(kernel), shown: genuine::of_kernel(&kernel.report) };
+                return (in_time(what, kernel.took), Some(given));
             }
             Err(refusal) if refusal.absent => {}
             Err(refusal) => return (Outcome::Fail(refusal.finding.clone()), None),
         }
     }
-    (agents(standing).await, None)
+    agents(standing).await
 }
 
-async fn agents(standing: &Standing) -> Outcome {
+async fn agents(standing: &Standing) -> (Outcome, Option<Given<'_>>) {
     let info = match standing.agent().await {
         Ok(Some(info)) => info,
         Ok(None) => {
-            return Outcome::Skip("this guest shows the container no evidence: CDH attests by itself".to_owned());
+            let skip = "this guest shows the container no evidence: CDH attests by itself".to_owned();
+            return (Outcome::Skip(skip), None);
         }
-        Err(finding) => return Outcome::Fail(finding),
+        Err(finding) => return (Outcome::Fail(finding), None),
     };
     let tee = info.tee.clone().unwrap_or_default();
     let begun = tokio::time::Instant::now();
     match vouch::agents_field(standing, &tee).await {
-        Ok(Some(_)) => in_time(format!("`{tee}` by aa-evidence, for bytes of ours"), begun.elapsed()),
-        Ok(None) => Outcome::Skip(format!("evidence of `{}` is passed on unparsed", printable(&tee, 32))),
-        Err(finding) => Outcome::Fail(finding),
+        Ok(Some((_, json))) => {
+            let given = Given { kernel: None, shown: shown::detect(json.as_bytes()).ok() };
+            (in_time(format!("`{tee}` by aa-evidence, for bytes of ours"), begun.elapsed()), Some(given))
+        }
+        Ok(None) => (Outcome::Skip(format!("evidence of `{}` is passed on unparsed", printable(&tee, 32))), None),
+        Err(finding) => (Outcome::Fail(finding), None),
     }
 }
 
@@ -146,33 +173,18 @@ fn in_time(what: String, took: Duration) -> Outcome {
     )
 }
 
-/// What the kernel's report says. Ids are shortened unless `in_full`.
-pub fn policy(kernel: &Kernel, in_full: bool) -> Outcome {
+/// What the evidence says. Ids are shortened unless `in_full`.
+pub fn policy(shown: Option<&Shown>, in_full: bool) -> Outcome {
     let id = |bytes: &[u8]| {
         let text = hex::encode(bytes);
         let cut = if in_full { None } else { text.get(..SHORT) };
         cut.map_or(text.clone(), |short| format!("{short}…"))
     };
-    let bytes = kernel.report.outblob();
-    match kernel.report.provider() {
-        Provider::Snp => match snp::Report::parse(bytes) {
-            Ok(report) => snp_policy(&report, id),
-            Err(error) => unread(&error),
-        },
-        Provider::Tdx => match tdx::Quote::parse(bytes) {
-            Ok(quote) => tdx_policy(&quote, id),
-            Err(error) => unread(&error),
-        },
-        Provider::Cca => Outcome::Skip("Arm CCA tokens are passed on unparsed".to_owned()),
+    match shown {
+        Some(Shown::Snp(evidence)) => snp_policy(&evidence.report, id),
+        Some(Shown::Tdx { quote, .. }) => tdx_policy(quote, id),
+        _ => Outcome::Skip(genuine::UNKNOWN.to_owned()),
     }
-}
-
-fn unread(error: &dyn std::fmt::Display) -> Outcome {
-    Outcome::Fail(
-        Finding::new(Class::NoEvidence, format!("the kernel's report cannot be read: it {error}"))
-            .next("upgrade countersign, or take another way in `[kbs].via`")
-            .who(Who::Platform),
-    )
 }
 
 fn snp_policy(report: &snp::Report, id: impl Fn(&[u8]) -> String) -> Outcome {

@@ -6,6 +6,7 @@
 pub mod cdh;
 pub mod checks;
 pub mod direct;
+pub mod genuine;
 pub mod hint;
 pub mod rcar;
 pub mod source;

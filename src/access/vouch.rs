@@ -150,7 +150,7 @@ async fn prove(standing: &Standing, initdata: &Initdata) -> Result<Option<Measur
     }
     let Some(agent) = standing.agent().await? else { return unproven(initdata, standing) };
     let tee = agent.tee.clone().unwrap_or_default();
-    if let Some(field) = agents_field(standing, &tee).await? {
+    if let Some((field, _)) = agents_field(standing, &tee).await? {
         compare(&field, initdata, standing)?;
         let by = format!("{} of the attestation agent's evidence", field.name);
         let config = measured(initdata, Provenance::GuestAttested, by)?;
@@ -265,9 +265,9 @@ fn unproven(initdata: &Initdata, standing: &Standing) -> Result<Option<MeasuredC
     ))
 }
 
-/// The launch field in evidence that the agent gives over bytes of ours. `None` for kinds of evidence
-/// that are not parsed here.
-pub(super) async fn agents_field(standing: &Standing, tee: &str) -> Result<Option<LaunchField>, Finding> {
+/// The launch field in evidence that the agent gives over bytes of ours, and that evidence. `None` for
+/// kinds of evidence that are not parsed here.
+pub(super) async fn agents_field(standing: &Standing, tee: &str) -> Result<Option<(LaunchField, String)>, Finding> {
     #[derive(Deserialize)]
     struct Snp {
         attestation_report: SnpReport,
@@ -305,7 +305,7 @@ pub(super) async fn agents_field(standing: &Standing, tee: &str) -> Result<Optio
         .why("it is an old report, or one made for somebody else: it proves nothing about this guest now")
         .next("read the guest's log for `attestation-agent`, and restart the pod"));
     }
-    Ok(Some(field))
+    Ok(Some((field, json)))
 }
 
 fn odd_evidence() -> Finding {

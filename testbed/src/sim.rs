@@ -3,14 +3,15 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use countersign::appraise::{snp, tdx};
 use countersign::clock::{Clock, boottime};
-use countersign::ports::{FailPoint, Ports};
+use countersign::ports::{FailPoint, Makers, Ports};
 use rustix::process::Signal;
 
 use crate::guest_signer::remote;
@@ -22,6 +23,12 @@ pub const MARKER: &str = "countersign-sim/never-ship/7d1c0f3a-mark";
 
 /// Put before every line.
 pub const BANNER: &str = "SIMULATED: ";
+
+/// In the directory of `--sim-makers`: the AMD-like root and what is below it, PEM.
+pub const AMD: &str = "amd.pem";
+
+/// In the directory of `--sim-makers`: the Intel-like root, PEM.
+pub const INTEL: &str = "intel.pem";
 
 /// `EX_USAGE` of sysexits(3), as the product's own.
 const USAGE: u8 = 64;
@@ -37,7 +44,8 @@ flags of countersign-sim, before or among countersign's own:
   --sim-sys DIR               sysfs, in place of /sys
   --sim-initdata DIR          the mounted initdata, in place of /run/countersign/initdata
   --sim-tee SOCKET[=PROVIDER] configfs-tsm in process, with the reports of the signer that listens
-                              there; PROVIDER is sev_guest (the default), tdx_guest or arm_cca_guest";
+                              there; PROVIDER is sev_guest (the default), tdx_guest or arm_cca_guest
+  --sim-makers DIR            amd.pem and intel.pem: the hardware's roots, in place of the makers' own";
 
 /// `countersign-sim`'s `main`: `typed` are its name and arguments.
 pub fn main(typed: Vec<OsString>) -> ExitCode {
@@ -72,6 +80,7 @@ fn ports(typed: Vec<OsString>) -> Result<Ports, String> {
             Some("--sim-sys") => ports.sys = PathBuf::from(value()?),
             Some("--sim-initdata") => ports.initdata = PathBuf::from(value()?),
             Some("--sim-tee") => ports.tsm = Arc::new(tee(&value()?)?),
+            Some("--sim-makers") => ports.makers = makers(&PathBuf::from(value()?))?,
             Some(other) if other.starts_with("--sim-") => return Err(format!("{other} is not known")),
             _ => ports.args.push(arg),
         }
@@ -87,6 +96,14 @@ fn parse<T: FromStr>(text: &str, what: &str) -> Result<T, String> {
 fn tee(text: &str) -> Result<FakeTsm, String> {
     let (socket, provider) = text.split_once('=').unwrap_or((text, "sev_guest"));
     remote::tsm(PathBuf::from(socket), provider).ok_or_else(|| format!("`{provider}` is no provider of reports"))
+}
+
+/// Roots of other makers than AMD and Intel, from the two files that [`AMD`] and [`INTEL`] name.
+fn makers(directory: &Path) -> Result<Makers, String> {
+    let read = |name| std::fs::read(directory.join(name)).map_err(|error| format!("{name} cannot be read: {error}"));
+    let amd = snp::Roots::replaced(&read(AMD)?).map_err(|error| format!("{AMD}: the roots {error}"))?;
+    let intel = tdx::Root::replaced(&read(INTEL)?).ok_or_else(|| format!("{INTEL} is not PEM with one certificate"))?;
+    Ok(Makers { amd, intel })
 }
 
 fn fail_at(text: &str) -> Result<FailPoint, String> {

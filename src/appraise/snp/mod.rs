@@ -244,12 +244,17 @@ fn authority_fits(authority: &X509Certificate<'_>, vek: &X509Certificate<'_>) ->
     for_vlek == (KeyKind::of(vek) == Some(KeyKind::Vlek))
 }
 
-/// Bits 2 to 4 of `KEY_INFO` say which key signed: 0 VCEK, 1 VLEK, 7 none.
-fn check_kind(report: &Report, kind: KeyKind) -> Result<(), Error> {
-    match (report.key_info >> 2 & 7, kind) {
-        (0, KeyKind::Vcek) | (1, KeyKind::Vlek) => Ok(()),
-        _ => Err(Error::Kind),
+/// Which key signed a report, as it says itself: bits 2 to 4 of `KEY_INFO`, 0 VCEK, 1 VLEK, 7 none.
+pub fn key_kind_of(report: &Report) -> Option<KeyKind> {
+    match report.key_info >> 2 & 7 {
+        0 => Some(KeyKind::Vcek),
+        1 => Some(KeyKind::Vlek),
+        _ => None,
     }
+}
+
+fn check_kind(report: &Report, kind: KeyKind) -> Result<(), Error> {
+    if key_kind_of(report) == Some(kind) { Ok(()) } else { Err(Error::Kind) }
 }
 
 fn check_time(vek: &X509Certificate<'_>, now: u64) -> Result<(), Error> {

@@ -92,6 +92,21 @@ pub enum Error {
     TcbUnknown,
 }
 
+impl Error {
+    /// Whether the signatures held, and the collateral says the rest.
+    pub fn is_of_collateral(self) -> bool {
+        matches!(
+            self,
+            Self::CollateralExpired
+                | Self::CollateralEarly
+                | Self::CollateralOther
+                | Self::CollateralInvalid
+                | Self::Revoked
+                | Self::TcbUnknown
+        )
+    }
+}
+
 impl Root {
     /// Intel's, as it comes with this build.
     pub fn intel() -> Self {

@@ -16,13 +16,14 @@ use std::time::Duration;
 
 use super::boot::{self, Booted};
 use crate::access::Deadline;
+use crate::access::genuine::Beside;
 use crate::check::Check;
 use crate::cli::Diagnose;
 use crate::config::{self, Log};
 use crate::finding::{Class, Finding, printable};
 use crate::observe::log;
 use crate::observe::termination::{self, Message};
-use crate::ports::{Ports, host};
+use crate::ports::{Ports, files, host};
 use crate::{access, clock, guest_api, identity, kbs, proxy, ramdir, secrets, tsm};
 use book::{Book, Chosen, Record};
 use walk::Walk;
@@ -74,7 +75,7 @@ pub(super) async fn run(ports: &Ports, arguments: &Diagnose, told: Told) -> u8 {
         ports.say(&print::list(&order()));
         return 0;
     }
-    let (chosen, budget) = match understood(arguments) {
+    let (chosen, budget, beside) = match understood(arguments) {
         Ok(understood) => understood,
         Err(finding) => {
             ports.say_err(&format!("countersign diagnose: {finding}"));
@@ -91,7 +92,7 @@ pub(super) async fn run(ports: &Ports, arguments: &Diagnose, told: Told) -> u8 {
     };
     let until = Deadline::after(budget);
     let mut book = Book::new(chosen, until, Box::new(tell));
-    let booted = Walk::new(ports, arguments, until, None).all(&mut book).await;
+    let booted = Walk::new(ports, (arguments, &beside), until, None).all(&mut book).await;
     let provenance = booted.as_ref().map(|booted| booted.config.provenance.label());
     if text {
         say(&print::verdict(&book));
@@ -128,7 +129,7 @@ pub(super) async fn after(ports: &Ports, refused: &Finding, booted: Option<Arc<B
     let skip = if of_the_kbs { Vec::new() } else { vec!["kbs".to_owned()] };
     let until = Deadline::after(AFTER_A_FAILURE);
     let mut book = Book::new(Chosen { skip, cheap: true, ..Chosen::default() }, until, Box::new(|_| {}));
-    Walk::new(ports, &Diagnose::default(), until, booted).all(&mut book).await;
+    Walk::new(ports, (&Diagnose::default(), &Beside::default()), until, booted).all(&mut book).await;
     let (record, finding) = book.broken()?;
     Some(format!("{}: {}", record.check.id, finding.saw))
 }
@@ -142,7 +143,7 @@ fn leave_message(ports: &Ports, book: &Book<'_>, provenance: Option<&str>) {
     termination::write(&ports.termination_log, &message);
 }
 
-fn understood(arguments: &Diagnose) -> Result<(Chosen, Duration), Finding> {
+fn understood(arguments: &Diagnose) -> Result<(Chosen, Duration, Beside), Finding> {
     let known = |word: &String| order().iter().any(|check| Chosen::names(word, check.id));
     if let Some(word) = arguments.only.iter().chain(&arguments.skip).find(|word| !known(word)) {
         return Err(Finding::new(Class::Usage, format!("there is no check `{}`", printable(word, 40))).next(
@@ -153,7 +154,12 @@ fn understood(arguments: &Diagnose) -> Result<(Chosen, Duration), Finding> {
         Finding::new(Class::Usage, format!("--timeout {why}")).next("write --timeout as 30s or 5m, from 1s to 10m")
     })?;
     let chosen = Chosen { only: arguments.only.clone(), skip: arguments.skip.clone(), cheap: false };
-    Ok((chosen, budget))
+    let mut beside = Beside::default();
+    for path in &arguments.certificates {
+        beside.certificates.extend(files::certificates(path)?);
+    }
+    beside.collateral = arguments.collateral.as_deref().map(files::collateral).transpose()?;
+    Ok((chosen, budget, beside))
 }
 
 /// <https://no-color.org>: set and not empty.

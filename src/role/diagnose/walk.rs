@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::book::Book;
 use crate::access::checks as access;
+use crate::access::genuine::{self, Beside};
 use crate::access::standing::Standing;
 use crate::access::vouch::{self, MeasuredConfig};
 use crate::access::{Deadline, hint};
@@ -50,6 +51,7 @@ pub(super) const DELIVERED: Check = Check::new(
 pub(super) struct Walk<'a> {
     ports: &'a Ports,
     arguments: &'a Diagnose,
+    beside: &'a Beside,
     standing: Arc<Standing>,
     booted: Option<Arc<Booted>>,
     /// A configuration that the KBS is to deliver, and what is vouched for by then.
@@ -60,11 +62,16 @@ type Vouched = Result<Option<MeasuredConfig>, Finding>;
 
 impl<'a> Walk<'a> {
     /// A walk that ends at `until`. `booted` is a configuration that somebody has read already.
-    pub(super) fn new(ports: &'a Ports, arguments: &'a Diagnose, until: Deadline, booted: Option<Arc<Booted>>) -> Self {
+    pub(super) fn new(
+        ports: &'a Ports,
+        (arguments, beside): (&'a Diagnose, &'a Beside),
+        until: Deadline,
+        booted: Option<Arc<Booted>>,
+    ) -> Self {
         // A kernel that hangs must not take the time of all that comes after it.
         let (half, third) = (Deadline::after(until.left() / 2), until.left() / 3);
         let standing = Standing::new(ports, half, boot::in_a_pod(ports)).waiting(third);
-        Self { ports, arguments, standing: Arc::new(standing), booted, delivered: None }
+        Self { ports, arguments, beside, standing: Arc::new(standing), booted, delivered: None }
     }
 
     /// All of it. Gives the configuration, where there is one.
@@ -111,20 +118,27 @@ impl<'a> Walk<'a> {
             }
         })
         .await;
-        let evidence = book.ask_for(&access::REPORT, None, access::report(&self.standing)).await;
-        let in_full = self.arguments.show_ids;
-        match evidence {
-            Some(kernel) => {
-                book.ask(&access::POLICY, async { access::policy(kernel, in_full) }).await;
-                book.ask(&access::LOG, async { access::log(kernel, &ports.sys) }).await;
+        let given = book.ask_for(&access::REPORT, None, access::report(&self.standing)).await;
+        self.evidence(book, given.as_ref()).await;
+    }
+
+    /// What the evidence says, and whether its maker vouches for it.
+    async fn evidence(&self, book: &mut Book<'_>, given: Option<&access::Given<'_>>) {
+        let (ports, none) = (self.ports, || Outcome::Skip("no evidence to read".to_owned()));
+        let Some(given) = given else {
+            for check in [&access::POLICY, &genuine::GENUINE, &genuine::TCB, &access::LOG] {
+                book.note(check, None, none(), Duration::ZERO);
             }
-            None => {
-                for check in [&access::POLICY, &access::LOG] {
-                    let skip = Outcome::Skip("no report of the kernel to read".to_owned());
-                    book.note(check, None, skip, Duration::ZERO);
-                }
-            }
-        }
+            return;
+        };
+        let shown = given.shown.as_ref();
+        book.ask(&access::POLICY, async { access::policy(shown, self.arguments.show_ids) }).await;
+        let begun = tokio::time::Instant::now();
+        let judged = genuine::judge(shown, self.beside, &ports.makers, ports.clock.now());
+        book.note(&genuine::GENUINE, None, judged.genuine, begun.elapsed());
+        book.note(&genuine::TCB, None, judged.tcb, Duration::ZERO);
+        let log = given.kernel.map_or_else(none, |kernel| access::log(kernel, &ports.sys));
+        book.note(&access::LOG, None, log, Duration::ZERO);
     }
 
     /// Whose reports the kernel gives. A directory without a provider behind it gives none.

@@ -8,7 +8,7 @@ use x509_parser::prelude::X509Certificate;
 use super::hardware::{conclusion, snp_roots};
 use super::verdict::Verdict;
 use super::wanted::usage;
-use super::{MAX_CERTIFICATES, Question, read, time};
+use super::{Question, time};
 use crate::appraise::check::Check;
 use crate::appraise::expect::{self, Word};
 use crate::appraise::snp;
@@ -18,25 +18,15 @@ use crate::evidence::twin::Field;
 use crate::finding::{Class, Finding, printable};
 use crate::formats::ear::TrustAnchors;
 use crate::formats::{hex, x509};
+use crate::ports::files::{DER, MAX_CERTIFICATES, read};
 use crate::tls::peer::identity;
-
-/// Certificates in a file: PEM, or one in DER.
-pub(super) fn read_all(path: &Path) -> Result<Vec<Vec<u8>>, Finding> {
-    let bytes = read(path, MAX_CERTIFICATES)?;
-    if bytes.first() == Some(&0x30) {
-        return Ok(vec![bytes]);
-    }
-    x509::pem_certificates(&bytes, shown::MAX_CERTIFICATES).ok_or_else(|| {
-        usage(format!("{} holds no certificates", path.display()), "give --certificates PEM, or one certificate in DER")
-    })
-}
 
 /// A revocation list in a file: DER, or PEM with one.
 pub(super) fn read_crl(path: &Path) -> Result<Vec<u8>, Finding> {
     use rustls::pki_types::CertificateRevocationListDer;
     use rustls::pki_types::pem::PemObject as _;
     let bytes = read(path, MAX_CERTIFICATES)?;
-    if bytes.first() == Some(&0x30) {
+    if bytes.first() == Some(&DER) {
         return Ok(bytes);
     }
     let list = CertificateRevocationListDer::from_pem_slice(&bytes).map_err(|_| {

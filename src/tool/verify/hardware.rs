@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use super::Question;
 use super::verdict::{Verdict, class};
 use super::wanted::usage;
-use super::{Question, read};
 use crate::appraise::check::{Check, State};
 use crate::appraise::expect::{self, Expected, Word};
 use crate::appraise::{snp, tdx};
@@ -12,6 +12,7 @@ use crate::evidence::tdx::Quote;
 use crate::evidence::trustee::SnpEvidence;
 use crate::evidence::twin;
 use crate::finding::{Class, Finding, Who};
+use crate::ports::files;
 
 /// An SEV-SNP report with what stands beside it.
 pub(super) fn snp(evidence: &SnpEvidence, question: &Question<'_>) -> Result<Verdict, Finding> {
@@ -62,19 +63,7 @@ pub(super) fn tdx(
         })?,
         None => tdx::Root::intel(),
     };
-    let collateral = match collateral {
-        Some(path) => {
-            let bytes = read(path, tdx::MAX_COLLATERAL)?;
-            let parsed = tdx::Collateral::parse(&bytes);
-            Some(parsed.ok_or_else(|| {
-                usage(
-                    format!("{} is no collateral", path.display()),
-                    "give --collateral dcap-qvl's JSON: eight members with Intel's answers",
-                )
-            })?)
-        }
-        None => None,
-    };
+    let collateral = collateral.map(files::collateral).transpose()?;
     let body = if quote.body.v15.is_some() { "1.5" } else { "1.0" };
     let what = format!("a TDX quote, version {}, with a body of TDX {body}", quote.version);
     let mut fields = twin::tdx(quote, question.ids);

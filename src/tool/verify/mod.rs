@@ -11,20 +11,17 @@ mod token;
 mod verdict;
 mod wanted;
 
-use std::io::Read as _;
 use std::path::Path;
 
 use super::{Output, print};
 use crate::cli;
 use crate::evidence::shown::{self, Other, Shown};
 use crate::evidence::twin::Ids;
-use crate::finding::{Class, Finding, Who, printable};
+use crate::finding::{Class, Finding, Who};
 use crate::ports::Ports;
+use crate::ports::files::{self, MAX_CERTIFICATES, capped, read};
 use verdict::{Basis, Verdict};
 use wanted::{Wanted, usage};
-
-/// Most bytes of a file with roots or certificates, 256 KiB. A bound of ours.
-const MAX_CERTIFICATES: usize = 256 * 1024;
 
 /// What every judge gets.
 struct Question<'a> {
@@ -81,7 +78,7 @@ fn judge(arguments: &cli::Verify, question: &Question<'_>) -> Result<Verdict, Fi
         Shown::Snp(evidence) => {
             let mut evidence = *evidence;
             for path in &arguments.certificates {
-                evidence.certificates.extend(certificate::read_all(path)?);
+                evidence.certificates.extend(files::certificates(path)?);
             }
             if let Some(path) = &arguments.crl {
                 evidence.crl = Some(certificate::read_crl(path)?);
@@ -93,34 +90,6 @@ fn judge(arguments: &cli::Verify, question: &Question<'_>) -> Result<Verdict, Fi
         Shown::Certificates(ders) => certificate::judge(&ders, question),
         Shown::Other(other) => Err(not_judged(other)),
     }
-}
-
-/// A file, as far as it is not longer than `most` bytes.
-fn read(path: &Path, most: usize) -> Result<Vec<u8>, Finding> {
-    let name = path.display().to_string();
-    let file = std::fs::File::open(path).map_err(|error| {
-        Finding::new(Class::Usage, format!("{} cannot be opened: {}", printable(&name, 200), error.kind()))
-            .why("what cannot be read cannot be judged")
-            .next(format!("check the path {}", printable(&name, 200)))
-    })?;
-    capped(file, &name, most)
-}
-
-fn capped(from: impl std::io::Read, name: &str, most: usize) -> Result<Vec<u8>, Finding> {
-    let name = printable(name, 200);
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
-    from.take(limit).read_to_end(&mut bytes).map_err(|error| {
-        Finding::new(Class::Usage, format!("{name} cannot be read: {}", error.kind()))
-            .why("what cannot be read cannot be judged")
-            .next(format!("check what {name} is"))
-    })?;
-    if bytes.len() > most {
-        return Err(Finding::new(Class::Unknown, format!("{name} is longer than {most} bytes"))
-            .why("nothing of the field that belongs there is as long")
-            .next(format!("check what {name} is")));
-    }
-    Ok(bytes)
 }
 
 fn unknown(error: &shown::Error) -> Finding {

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::read;
 use crate::appraise::expect::Expected;
 use crate::appraise::tdx::TcbStatus;
 use crate::cli::Expectations;
@@ -12,6 +11,7 @@ use crate::formats::hex;
 use crate::formats::initdata::Initdata;
 use crate::formats::jwk::EcPublicJwk;
 use crate::formats::runtime_data::{Hash, RuntimeData, report_data};
+use crate::ports::files::read;
 
 /// Most bytes of `verify.toml`, 64 KiB. A bound of ours.
 const MAX_POLICY: usize = 64 * 1024;

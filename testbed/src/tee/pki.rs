@@ -80,6 +80,11 @@ impl Vendor {
         &self.ask.der
     }
 
+    /// The AMD-like root with the intermediate, PEM: what is trusted in place of AMD.
+    pub fn amd_roots(&self) -> String {
+        [pem(self.ark()), pem(self.ask())].concat()
+    }
+
     /// The Intel-like root, DER.
     pub fn sgx_root(&self) -> &[u8] {
         &self.sgx_root.der

@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::{Cmd, World};
+use crate::encode::pem;
 use crate::guest_signer::Signer;
+use crate::sim;
+use crate::tee::Vendor;
 
 /// A signer that listens. Derefs to it. Takes no more guests once dropped.
 #[derive(Debug)]
@@ -46,6 +49,22 @@ impl World {
     }
 }
 
+impl World {
+    /// A new directory with these files, for whoever the guest's program runs as.
+    fn readable<T: AsRef<[u8]>>(&self, name: &str, files: &[(&str, T)]) -> PathBuf {
+        let directory = self.directory().join(self.unused_name(name));
+        fs::create_dir(&directory).expect("a new name in the world's directory");
+        let open = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
+        open(&directory, 0o755);
+        for (name, text) in files {
+            let file = directory.join(name);
+            fs::write(&file, text).expect("a new directory");
+            open(&file, 0o644);
+        }
+        directory
+    }
+}
+
 impl RunningSigner {
     /// Where it listens.
     pub fn socket(&self) -> &Path {
@@ -70,11 +89,24 @@ impl Deref for RunningSigner {
 }
 
 impl Cmd<'_> {
-    /// Runs `countersign-sim` in a guest with this signer's hardware.
+    /// Runs `countersign-sim` in a guest with this signer's hardware, and believes the vendors that the
+    /// testbed's guests are made by.
     #[must_use]
     pub fn tee(self, signer: &RunningSigner) -> Self {
         let value = format!("{}={}", signer.socket.display(), signer.provider());
-        self.arg("--sim-tee").arg(value)
+        self.arg("--sim-tee").arg(value).makers()
+    }
+
+    /// Has `countersign-sim` believe hardware of [`Vendor::ours`] in place of AMD's and Intel's.
+    ///
+    /// # Panics
+    /// When the world's directory cannot be written to.
+    #[must_use]
+    pub fn makers(self) -> Self {
+        let vendor = Vendor::ours();
+        let files = [(sim::AMD, vendor.amd_roots()), (sim::INTEL, pem(vendor.sgx_root()))];
+        let directory = self.world.readable("makers", &files);
+        self.arg("--sim-makers").arg(directory)
     }
 
     /// Mounts initdata for `countersign-sim`, as `ConfigMap`s are: one file in a directory.
@@ -83,13 +115,7 @@ impl Cmd<'_> {
     /// When the world's directory cannot be written to.
     #[must_use]
     pub fn initdata(self, text: impl AsRef<[u8]>) -> Self {
-        let directory = self.world.directory().join(self.world.unused_name("initdata"));
-        let file = directory.join("initdata.toml");
-        fs::create_dir(&directory).expect("a new name in the world's directory");
-        fs::write(&file, text).expect("a new directory");
-        for (path, mode) in [(&directory, 0o755), (&file, 0o644)] {
-            fs::set_permissions(path, Permissions::from_mode(mode)).expect("both are ours");
-        }
+        let directory = self.world.readable("initdata", &[("initdata.toml", text)]);
         self.arg("--sim-initdata").arg(directory)
     }
 }
