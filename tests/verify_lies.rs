@@ -25,6 +25,9 @@ countersign_testbed::main! {
     a_key_for_another_chip_is_refused,
     a_masked_chip_is_told_as_not_checked,
     turins_fifth_part_and_short_chip_id_are_held_to,
+    an_authority_that_the_root_has_revoked_is_refused,
+    a_list_that_is_not_the_roots_or_out_of_its_time_is_refused,
+    the_list_of_a_file_or_of_the_hosts_table_is_held_to,
     an_honest_quote_is_genuine_under_its_own_root_only,
     every_lie_of_a_tdx_guest_is_refused,
     debug_migration_and_vmpl_are_refused_unless_allowed,
@@ -137,6 +140,99 @@ fn turins_fifth_part_and_short_chip_id_are_held_to() {
     let fmc = guest.tcb.fmc.unwrap();
     let other = countersign_testbed::tee::Tcb { fmc: Some(fmc ^ 1), ..guest.tcb };
     assert_eq!(judge(&SnpGuest { claimed_tcb: Some(other), ..guest }).unwrap_err(), snp::Error::Tcb);
+}
+
+/// With this list beside it, at any time that the list of 2026 is good at.
+fn judge_listed(guest: &SnpGuest, list: &[u8]) -> Result<snp::Genuine, snp::Error> {
+    let text = guest.evidence(&[7; 64]).to_string();
+    let Ok(Shown::Snp(evidence)) = shown::detect(text.as_bytes()) else { panic!("{text}") };
+    let beside = snp::Beside { certificates: &evidence.certificates, crl: Some(list) };
+    snp::genuine(&evidence.report, &beside, &roots(&guest.vendor), NOW)
+}
+
+/// 1 January 2026 to 1 January 2027, around [`NOW`].
+const YEAR: (i32, i32) = (2026, 2027);
+
+fn an_authority_that_the_root_has_revoked_is_refused() {
+    let guest = SnpGuest::genoa();
+    let vendor = &guest.vendor;
+    let honest = judge_listed(&guest, &vendor.crl(&[], YEAR)).unwrap();
+    assert_eq!(state(&honest.checks, "snp.crl"), State::Held);
+    // Somebody else's authority is on it.
+    assert!(judge_listed(&guest, &vendor.crl(&[Vendor::new().ask()], YEAR)).is_ok());
+    assert_eq!(judge_listed(&guest, &vendor.crl(&[vendor.ask()], YEAR)).unwrap_err(), snp::Error::Revoked);
+    // Among others, and where the authority came along with the report.
+    let chain = SnpGuest { certificates: Certificates::Chain, ..guest.clone() };
+    let list = vendor.crl(&[Vendor::new().ask(), vendor.ask()], YEAR);
+    assert_eq!(judge_listed(&chain, &list).unwrap_err(), snp::Error::Revoked);
+}
+
+fn a_list_that_is_not_the_roots_or_out_of_its_time_is_refused() {
+    let guest = SnpGuest::genoa();
+    let vendor = &guest.vendor;
+    let list = vendor.crl(&[], YEAR);
+    let changed = |at: usize| {
+        let mut list = list.clone();
+        list[at] ^= 1;
+        list
+    };
+    for (list, error) in [
+        // Another root of the same name, and an authority below the right one.
+        (Vendor::new().crl(&[], YEAR), snp::Error::Crl),
+        (vendor.crl_of_the_ask(&[], YEAR), snp::Error::Crl),
+        (changed(list.len() - 1), snp::Error::Crl),
+        (changed(list.len() / 2), snp::Error::Crl),
+        (list[..list.len() - 1].to_vec(), snp::Error::Crl),
+        ([list.as_slice(), &[0]].concat(), snp::Error::Crl),
+        (Vec::new(), snp::Error::Crl),
+        (vendor.ark().to_vec(), snp::Error::Crl),
+        (vec![0x30; 1024 * 1024 + 1], snp::Error::Crl),
+        (vendor.crl(&[], (2024, 2025)), snp::Error::CrlTime),
+        (vendor.crl(&[], (2030, 2031)), snp::Error::CrlTime),
+        // An old list that names the authority is still no list of today's.
+        (vendor.crl(&[vendor.ask()], (2024, 2025)), snp::Error::CrlTime),
+    ] {
+        assert_eq!(judge_listed(&guest, &list).unwrap_err(), error, "{} bytes", list.len());
+    }
+}
+
+fn the_list_of_a_file_or_of_the_hosts_table_is_held_to() {
+    let guest = SnpGuest::genoa();
+    let vendor = &guest.vendor;
+    let directory = std::env::temp_dir().join(format!("countersign-crl-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = directory.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    };
+    let roots = file("roots.pem", vendor.amd_roots().as_bytes());
+    let evidence = file("evidence.json", guest.evidence(&[7; 64]).to_string().as_bytes());
+    // The table that a host hands to its guests, behind the report.
+    let mut kept = guest.evidence(&[7; 64]);
+    let list: Vec<serde_json::Value> = vendor.crl(&[vendor.ask()], YEAR).into_iter().map(Into::into).collect();
+    kept["cert_chain"].as_array_mut().unwrap().push(serde_json::json!({"cert_type": "CRL", "data": list}));
+    let tabled = file("tabled.json", kept.to_string().as_bytes());
+    let good = file("good.der", &vendor.crl(&[], YEAR));
+    let revoked = file("revoked.der", &vendor.crl(&[vendor.ask()], YEAR));
+    let forged = file("forged.der", &Vendor::new().crl(&[], YEAR));
+    let world = World::host().unwrap();
+    let verify = |shown: &str, more: &[&str]| {
+        let data = "07".repeat(64);
+        let always = ["verify", shown, "--roots", &roots, "--at", "2026-10-01", "--report-data", &data];
+        world.countersign(&[&always[..], more].concat()).run()
+    };
+    let run = verify(&evidence, &["--crl", &revoked]).expect_code(79);
+    assert!(run.stdout.contains("AMD has revoked"), "{}", run.output());
+    let run = verify(&evidence, &["--crl", &forged]).expect_code(79);
+    assert!(run.stdout.contains("next: fetch AMD's list"), "{}", run.output());
+    verify(&tabled, &[]).expect_code(79);
+    // A list of one's own counts in place of the host's.
+    verify(&tabled, &["--crl", &good]).expect_code(85);
+    let run = verify(&evidence, &["--require", "crl"]).expect_code(86);
+    assert!(run.stdout.contains("`crl` had to be checked"), "{}", run.output());
+    verify(&evidence, &["--crl", &good, "--require", "crl"]).expect_code(85);
+    std::fs::remove_dir_all(directory).unwrap();
 }
 
 fn an_honest_quote_is_genuine_under_its_own_root_only() {

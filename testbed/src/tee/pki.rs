@@ -11,8 +11,9 @@ use aws_lc_rs::signature::{
     EcdsaKeyPair, UnparsedPublicKey,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, RevokedCertParams,
+    SerialNumber, SignatureAlgorithm,
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -83,6 +84,17 @@ impl Vendor {
     /// The AMD-like root with the intermediate, PEM: what is trusted in place of AMD.
     pub fn amd_roots(&self) -> String {
         [pem(self.ark()), pem(self.ask())].concat()
+    }
+
+    /// The AMD-like root's revocation list, DER: it names these certificates, and is good from the one
+    /// year's beginning to the other's.
+    pub fn crl(&self, revoked: &[&[u8]], years: (i32, i32)) -> Vec<u8> {
+        self.ark.crl(revoked, years)
+    }
+
+    /// A list by the AMD-like intermediate, which is nobody's to ask about itself. DER.
+    pub fn crl_of_the_ask(&self, revoked: &[&[u8]], years: (i32, i32)) -> Vec<u8> {
+        self.ask.crl(revoked, years)
     }
 
     /// The Intel-like root, DER.
@@ -177,6 +189,29 @@ impl Authority {
         let (params, key) = (ca_params(name), key(algorithm));
         let der = params.signed_by(&key, &self.issuer).expect("a root signs").der().to_vec();
         Self { issuer: Issuer::new(params, key), der }
+    }
+
+    fn crl(&self, revoked: &[&[u8]], (from, until): (i32, i32)) -> Vec<u8> {
+        let beginning = |year| rcgen::date_time_ymd(year, 1, 1);
+        let serial = |der: &&[u8]| {
+            let (_, certificate) = X509Certificate::from_der(der).expect("a certificate");
+            SerialNumber::from_slice(certificate.raw_serial())
+        };
+        let revoked = revoked.iter().map(|der| RevokedCertParams {
+            serial_number: serial(der),
+            revocation_time: beginning(from),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: beginning(from),
+            next_update: beginning(until),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).expect("an authority signs").der().to_vec()
     }
 
     fn leaf(&self, name: &str, algorithm: &'static SignatureAlgorithm, extensions: Vec<CustomExtension>) -> Certified {
