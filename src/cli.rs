@@ -3,6 +3,8 @@
 mod explain;
 mod initdata;
 mod render;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::path::PathBuf;
@@ -23,8 +25,13 @@ pub use verify::{Evidence, EvidenceFormat, Expectations, Verify};
     version,
     about,
     max_term_width = 100,
-    after_help = "Without a command, COUNTERSIGN_ROLE=init|sidecar|diagnose names the role (the image needs no arguments).\n\
-                  Exit codes name the class of a refusal; docs/errors.md lists them."
+    after_help = "\
+Without a command, COUNTERSIGN_ROLE=init|sidecar|diagnose names the role (the image needs no arguments).
+Exit codes name the class of a refusal; docs/errors.md lists them.
+
+Examples:
+  COUNTERSIGN_ROLE=init COUNTERSIGN_NAMESPACE=payments COUNTERSIGN_WORKLOAD=api countersign
+  countersign diagnose --config /etc/countersign/countersign.toml"
 )]
 pub struct Countersign {
     /// What to do.
@@ -48,7 +55,8 @@ Examples:
 Examples:
   # in the pod's manifest: the configuration is initdata's, or the KBS delivers it
   COUNTERSIGN_ROLE=sidecar COUNTERSIGN_NAMESPACE=payments COUNTERSIGN_WORKLOAD=api countersign
-  # what kubelet asks
+  # the same in a guest of one's own, and what kubelet asks
+  COUNTERSIGN_NAMESPACE=payments COUNTERSIGN_WORKLOAD=api countersign sidecar
   curl -i http://localhost:15821/readyz
 Signals: TERM drains, a second TERM cuts; HUP renews the certificate now.")]
     Sidecar,
@@ -85,7 +93,7 @@ Examples:
   countersign verify https://api.payments.svc:8443 --roots mesh.pem --expect spiffe://example.org/ns/payments/sa/api")]
     Verify(Box<Verify>),
     /// Check or explain a configuration, without fetching anything
-    #[command(subcommand)]
+    #[command(subcommand, after_help = CONFIG_EXAMPLES)]
     Config(Config),
 }
 
@@ -157,9 +165,24 @@ pub struct Get {
     pub deadline: String,
 }
 
+/// Both binaries have these commands.
+const CONFIG_EXAMPLES: &str = "\
+Examples:
+  countersign config check countersign.toml
+  countersign config explain countersign.toml";
+
 /// Workstation tools for the people who own initdata and configuration.
 #[derive(Debug, Parser)]
-#[command(name = "kubectl-countersign", bin_name = "kubectl countersign", version, max_term_width = 100)]
+#[command(
+    name = "kubectl-countersign",
+    bin_name = "kubectl countersign",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  kubectl countersign initdata check --prod --pod rendered.yaml initdata.toml
+  kubectl describe pod api-0 -n payments | kubectl countersign explain"
+)]
 pub struct Kubectl {
     /// What to do.
     #[command(subcommand)]
@@ -170,7 +193,13 @@ pub struct Kubectl {
 #[derive(Debug, Subcommand)]
 pub enum Tool {
     /// Write, check and pack initdata: what the hardware commits to before the guest starts
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  kubectl countersign initdata new --kbs-url https://kbs.example:8443 --kbs-ca ca.pem --workload api --namespace payments > initdata.toml
+  kubectl countersign initdata check --prod initdata.toml"
+    )]
     Initdata(Initdata),
     /// Print the manifest that admission makes of a plain one, for genpolicy and for reviewers
     #[command(after_help = "\
@@ -179,7 +208,13 @@ Examples:
   kubectl countersign render -f app.yaml --tier prod-snp --configmap configmap.yaml --pods | kubectl diff -f -")]
     Render(Render),
     /// Write the admission policies of a tier
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  kubectl countersign policies emit --tier prod-snp --image registry.example/countersign@sha256:… | kubectl apply -f -
+  kubectl countersign policies emit --tier-file tiers/gpu.toml > policies/inject-gpu.yaml"
+    )]
     Policies(Policies),
     /// Judge evidence, a token, a certificate or a live sidecar
     #[command(after_help = "\
@@ -200,7 +235,7 @@ Examples:
   kubectl get pod api-0 -n payments -o yaml | kubectl countersign explain --json")]
     Explain(Explain),
     /// Check or explain a configuration
-    #[command(subcommand)]
+    #[command(subcommand, after_help = CONFIG_EXAMPLES)]
     Config(Config),
 }
 
