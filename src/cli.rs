@@ -89,6 +89,7 @@ verdict is `genuine, not appraised` (85). Not as expected: 86. Not genuine: 79. 
 
 Examples:
   countersign verify evidence.json --nonce \"$NONCE\" --key tee-pubkey.jwk --init-data initdata.toml
+  countersign verify report.bin --kds https://kdsintf.amd.com --report-data 1f2e --measurement 91eb… --require crl
   countersign verify quote.bin --collateral collateral.json --report-data 1f2e… --measurement 91eb… --json
   countersign verify https://api.payments.svc:8443 --roots mesh.pem --expect spiffe://example.org/ns/payments/sa/api")]
     Verify(Box<Verify>),
@@ -223,6 +224,7 @@ verdict is `genuine, not appraised` (85). Not as expected: 86. Not genuine: 79. 
 
 Examples:
   kubectl countersign verify evidence.json --nonce \"$NONCE\" --key tee-pubkey.jwk --init-data initdata.toml
+  kubectl countersign verify report.bin --kds https://kdsintf.amd.com --report-data 1f2e --measurement 91eb… --require crl
   kubectl countersign verify quote.bin --collateral collateral.json --report-data 1f2e… --measurement 91eb… --json
   kubectl countersign verify https://api.payments.svc:8443 --roots mesh.pem --expect spiffe://example.org/ns/payments/sa/api")]
     Verify(Box<Verify>),

@@ -27,6 +27,18 @@ pub struct Verify {
     /// Intel's collateral for a quote, in dcap-qvl's JSON
     #[arg(long, value_name = "FILE")]
     pub collateral: Option<PathBuf>,
+    /// Fetch what a report lacks, its VCEK and AMD's revocation list, from this server (AMD's own is at
+    /// kdsintf.amd.com). It learns which chip is asked about. Without it nothing is fetched
+    #[arg(long, value_name = "URL")]
+    pub kds: Option<String>,
+    /// Fetch Intel's collateral for a quote from this PCCS (version 4). It learns which platform is asked
+    /// about
+    #[arg(long, value_name = "URL", conflicts_with = "collateral")]
+    pub pccs: Option<String>,
+    /// PEM: whom to trust for https to --kds and --pccs, in place of this machine's bundle
+    /// (/etc/ssl/certs/ca-certificates.crt)
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// PEM: who is trusted, in place of AMD and Intel; of whom tokens, certificates and sidecars must be
     #[arg(long, value_name = "FILE")]
     pub roots: Option<PathBuf>,

@@ -10,6 +10,7 @@ mod bytes;
 pub mod cert_table;
 pub mod eventlog;
 pub mod kds;
+pub mod pcs;
 pub mod quote_signature;
 pub mod shown;
 pub mod snp;

@@ -9,6 +9,7 @@
 
 pub mod checks;
 mod dns;
+pub mod endorsements;
 mod error;
 mod health;
 mod http;

@@ -44,6 +44,7 @@
 
 pub mod dns;
 mod encode;
+pub mod endorser;
 pub mod expect;
 pub mod guest;
 pub mod guest_signer;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Question;
+use super::fetch::{self, Source};
 use super::verdict::{Verdict, class};
 use super::wanted::usage;
 use crate::appraise::check::{Check, State};
@@ -14,10 +15,11 @@ use crate::evidence::twin;
 use crate::finding::{Class, Finding, Who};
 use crate::ports::files;
 
-/// An SEV-SNP report with what stands beside it.
-pub(super) fn snp(evidence: &SnpEvidence, question: &Question<'_>) -> Result<Verdict, Finding> {
+/// An SEV-SNP report with what stands beside it, and what `kds` has of it.
+pub(super) fn snp(mut evidence: SnpEvidence, kds: &Source, question: &Question<'_>) -> Result<Verdict, Finding> {
     whole_binding(question)?;
     let roots = snp_roots(question)?;
+    let fetched = fetch::snp(&mut evidence, kds, &roots, question.now)?;
     let report = &evidence.report;
     let beside = snp::Beside { certificates: &evidence.certificates, crl: evidence.crl.as_deref() };
     let line = report.generation().map_or(String::new(), |generation| format!(", {generation:?}"));
@@ -30,6 +32,7 @@ pub(super) fn snp(evidence: &SnpEvidence, question: &Question<'_>) -> Result<Ver
         }
         Err(error) => not_genuine("report", &error, snp_next(error)),
     };
+    let checks = [fetched, checks].concat();
     Ok(Verdict { kind: "snp", what, word, finding, checks, fields })
 }
 
@@ -46,11 +49,11 @@ pub(super) fn snp_roots(question: &Question<'_>) -> Result<snp::Roots, Finding> 
     }
 }
 
-/// A TDX quote with Intel's collateral, where there is some.
+/// A TDX quote with Intel's collateral, where there is some or `pccs` has it.
 pub(super) fn tdx(
     quote: &Quote,
     raw: &[u8],
-    collateral: Option<&Path>,
+    (collateral, pccs): (Option<&Path>, &Source),
     question: &Question<'_>,
 ) -> Result<Verdict, Finding> {
     whole_binding(question)?;
@@ -63,7 +66,10 @@ pub(super) fn tdx(
         })?,
         None => tdx::Root::intel(),
     };
-    let collateral = collateral.map(files::collateral).transpose()?;
+    let (collateral, fetched) = match collateral {
+        Some(path) => (Some(files::collateral(path)?), Vec::new()),
+        None => fetch::tdx(quote, pccs)?,
+    };
     let body = if quote.body.v15.is_some() { "1.5" } else { "1.0" };
     let what = format!("a TDX quote, version {}, with a body of TDX {body}", quote.version);
     let mut fields = twin::tdx(quote, question.ids);
@@ -78,6 +84,7 @@ pub(super) fn tdx(
         }
         Err(error) => not_genuine("quote", &error, tdx_next(error)),
     };
+    let checks = [fetched, checks].concat();
     Ok(Verdict { kind: "tdx", what, word, finding, checks, fields })
 }
 
@@ -133,7 +140,7 @@ fn snp_next(error: snp::Error) -> &'static str {
     use snp::Error as E;
     match error {
         E::NoKey => {
-            "give --certificates the VCEK: AMD's key server has it for the report's chip id and REPORTED_TCB (kdsintf.amd.com, /vcek/v1/<line>/<chip id>?blSPL=…)"
+            "give --certificates the VCEK, or --kds the server to fetch it from: AMD's has it for the report's chip id and REPORTED_TCB (kdsintf.amd.com, /vcek/v1/<line>/<chip id>?blSPL=…)"
         }
         E::TwoKeys | E::TooMany | E::Certificate(_) => {
             "give --certificates the one VCEK or VLEK of this report, and nothing that is not a certificate"

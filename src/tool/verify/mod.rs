@@ -4,6 +4,7 @@
 //! Exit 0 takes an explicit expectation. That a machine is genuine says nothing about whose it is.
 
 mod certificate;
+mod fetch;
 mod hardware;
 mod server;
 mod time;
@@ -54,14 +55,17 @@ fn verify(ports: &Ports, arguments: &cli::Verify) -> Result<Output, Finding> {
         }
         server::judge(url, &question)?
     } else {
-        judge(arguments, &question)?
+        judge(ports, arguments, &question)?
     };
     let basis = Basis { at: time::text(now), at_given: given.is_some(), roots_given: roots.is_some() };
     let out = if arguments.json { verdict.json(&basis) } else { verdict.text(&basis) };
     Ok(Output { out: out.into_bytes(), err: Vec::new(), code: verdict.code() })
 }
 
-fn judge(arguments: &cli::Verify, question: &Question<'_>) -> Result<Verdict, Finding> {
+fn judge(ports: &Ports, arguments: &cli::Verify, question: &Question<'_>) -> Result<Verdict, Finding> {
+    let source =
+        |flag, url: &Option<String>| fetch::Source::new(flag, url.as_deref(), arguments.ca.as_deref(), &ports.clock);
+    let (kds, pccs) = (source("--kds", &arguments.kds)?, source("--pccs", &arguments.pccs)?);
     let bytes = if arguments.shown == "-" {
         capped(std::io::stdin().lock(), "standard input", shown::MAX_BYTES)?
     } else {
@@ -83,13 +87,23 @@ fn judge(arguments: &cli::Verify, question: &Question<'_>) -> Result<Verdict, Fi
             if let Some(path) = &arguments.crl {
                 evidence.crl = Some(certificate::read_crl(path)?);
             }
-            hardware::snp(&evidence, question)
+            hardware::snp(evidence, &kds, question)
         }
-        Shown::Tdx { quote, raw } => hardware::tdx(&quote, &raw, arguments.collateral.as_deref(), question),
+        Shown::Tdx { quote, raw } => hardware::tdx(&quote, &raw, (arguments.collateral.as_deref(), &pccs), question),
         Shown::Token(text) => token::judge(&text, question),
         Shown::Certificates(ders) => certificate::judge(&ders, question),
         Shown::Other(other) => Err(not_judged(other)),
     }
+}
+
+/// Runs what waits for the network.
+fn in_runtime<T>(work: impl Future<Output = T>) -> Result<T, Finding> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| {
+        Finding::new(Class::Bug, format!("the asynchronous runtime did not start: {error}"))
+            .next("raise the limits on processes and open files")
+    })?;
+    Ok(runtime.block_on(work))
 }
 
 fn unknown(error: &shown::Error) -> Finding {

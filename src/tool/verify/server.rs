@@ -25,12 +25,8 @@ const HTTPS: u16 = 443;
 pub(super) fn judge(place: &str, question: &Question<'_>) -> Result<Verdict, Finding> {
     certificate::only_identity(question)?;
     let (host, port) = parse(place)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| {
-        Finding::new(Class::Bug, format!("the asynchronous runtime did not start: {error}"))
-            .next("raise the limits on processes and open files")
-    })?;
-    let chain = runtime.block_on(look(&host, port, Instant::now() + DEADLINE))?;
+    // A deadline of tokio's is made where its clock runs.
+    let chain = super::in_runtime(async { look(&host, port, Instant::now() + DEADLINE).await })??;
     certificate::member("sidecar", &chain, question)
 }
 

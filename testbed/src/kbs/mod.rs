@@ -288,7 +288,8 @@ impl Kbs {
     }
 }
 
-fn tls_wrap(identity: &Identity, h2: bool) -> Wrap {
+/// TLS 1.3 with this identity.
+pub(crate) fn tls_wrap(identity: &Identity, h2: bool) -> Wrap {
     let config = |alpn: &[&[u8]]| {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)

@@ -1,0 +1,313 @@
+//! `verify --kds` and `--pccs`: what is asked, what is made of the answers, and what of those that do not
+//! come. The servers are the testbed's doubles.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use countersign_testbed::endorser::{Endorser, Page, RunningEndorser};
+use countersign_testbed::pki::Ca;
+use countersign_testbed::tee::{Certificates, SnpGuest, Vendor, hex};
+use countersign_testbed::vectors;
+use countersign_testbed::world::{Run, World};
+use serde_json::Value;
+
+countersign_testbed::main! {
+    nothing_is_fetched_without_a_flag,
+    a_vcek_and_the_list_are_fetched_by_chip_and_tcb,
+    turins_path_has_the_short_chip_id_and_the_fifth_part,
+    what_the_report_came_with_is_not_fetched_again,
+    a_report_that_hides_its_line_is_asked_for_by_each,
+    a_hidden_chip_and_a_clouds_key_are_not_asked_for,
+    what_cannot_be_fetched_is_told_as_not_checked_and_why,
+    a_list_that_cannot_be_fetched_is_fatal_only_where_it_is_required,
+    what_a_server_makes_up_is_refused,
+    https_trusts_the_given_ca_and_nobody_else,
+    a_quotes_collateral_is_fetched_in_four_parts [Vectors],
+    a_part_that_a_pccs_withholds_is_named [Vectors],
+    collateral_that_a_pccs_makes_up_is_refused [Vectors],
+    refused_flags_that_are_no_url_or_no_ca,
+}
+
+/// What the guests of these tests are asked to have signed.
+const DATA: [u8; 64] = [7; 64];
+
+/// A time that the vendors and their lists are good at.
+const AT: &str = "2026-10-01";
+
+/// A directory of one test's own.
+struct Desk {
+    world: World,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self { world: World::host().unwrap() }
+    }
+
+    fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+        let path = self.world.directory().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    }
+
+    /// The evidence of a guest, under the roots of its vendor.
+    fn verify(&self, guest: &SnpGuest, more: &[&str]) -> (Run, Value) {
+        let evidence = self.file("evidence.json", guest.evidence(&DATA).to_string());
+        let roots = self.file("roots.pem", guest.vendor.amd_roots());
+        let (data, measurement) = (hex(&DATA), hex(&guest.measurement));
+        let said = ["--roots", &roots, "--at", AT, "--report-data", &data, "--measurement", &measurement];
+        self.judge(&evidence, &[&said[..], more].concat())
+    }
+
+    fn judge(&self, shown: &str, more: &[&str]) -> (Run, Value) {
+        let run = self.world.countersign(&[&["verify", shown, "--json"][..], more].concat()).run();
+        let document = serde_json::from_str(&run.stdout).unwrap_or(Value::Null);
+        (run, document)
+    }
+}
+
+fn said<'v>(document: &'v Value, id: &str) -> (&'v str, &'v str) {
+    let found = document["checks"].as_array().unwrap().iter().find(|check| check["id"] == id);
+    let found = found.unwrap_or_else(|| panic!("no check {id}: {document:#}"));
+    (found["state"].as_str().unwrap(), found["said"].as_str().unwrap())
+}
+
+fn paths(server: &RunningEndorser) -> Vec<String> {
+    server.requests().into_iter().map(|seen| seen.path).collect()
+}
+
+fn bare() -> SnpGuest {
+    SnpGuest { certificates: Certificates::None, ..SnpGuest::genoa() }
+}
+
+fn nothing_is_fetched_without_a_flag() {
+    let (run, document) = Desk::new().verify(&bare(), &[]);
+    run.expect_code(79);
+    let ids = document["checks"].to_string();
+    assert!(!ids.contains("fetch."), "{ids}");
+}
+
+fn a_vcek_and_the_list_are_fetched_by_chip_and_tcb() {
+    let (desk, guest) = (Desk::new(), bare());
+    let server = Endorser::kds(&guest, "Genoa").on_loopback();
+    let (run, document) = desk.verify(&guest, &["--kds", &server.url(), "--require", "crl", "--require", "chip-id"]);
+    run.expect_code(0);
+    for id in ["fetch.vcek", "fetch.revocation", "snp.chain", "snp.crl", "snp.chip-id"] {
+        assert_eq!(said(&document, id).0, "held", "{document:#}");
+    }
+    assert!(said(&document, "fetch.vcek").1.contains(&server.url()), "whose word it is: {document:#}");
+    let chip = "c1".repeat(64);
+    assert_eq!(
+        paths(&server),
+        [format!("/vcek/v1/Genoa/{chip}?blSPL=10&teeSPL=00&snpSPL=23&ucodeSPL=84"), "/vcek/v1/Genoa/crl".to_owned()]
+    );
+    for seen in server.requests() {
+        let told = [seen.headers.get("cookie"), seen.headers.get("authorization"), seen.headers.get("referer")];
+        assert_eq!(told, [None, None, None], "{seen:?}");
+    }
+}
+
+fn turins_path_has_the_short_chip_id_and_the_fifth_part() {
+    let guest = SnpGuest { certificates: Certificates::None, ..SnpGuest::turin() };
+    let server = Endorser::kds(&guest, "Turin").on_loopback();
+    let (run, _) = Desk::new().verify(&guest, &["--kds", &server.url()]);
+    run.expect_code(0);
+    let place = "/vcek/v1/Turin/c5c5c5c5c5c5c5c5?fmcSPL=01&blSPL=01&teeSPL=01&snpSPL=04&ucodeSPL=81";
+    assert_eq!(paths(&server)[0], place);
+}
+
+fn what_the_report_came_with_is_not_fetched_again() {
+    let (desk, guest) = (Desk::new(), SnpGuest::genoa());
+    let server = Endorser::kds(&guest, "Genoa").on_loopback();
+    let list = desk.file("list.der", guest.vendor.crl(&[], (2026, 2027)));
+    let (run, _) = desk.verify(&guest, &["--kds", &server.url()]);
+    run.expect_code(0);
+    assert_eq!(paths(&server), ["/vcek/v1/Genoa/crl"]);
+    desk.verify(&guest, &["--kds", &server.url(), "--crl", &list]).0.expect_code(0);
+    assert_eq!(server.count(), 1);
+}
+
+/// A report of version 2 does not say which line it is of.
+fn a_report_that_hides_its_line_is_asked_for_by_each() {
+    let guest = SnpGuest { version: 2, ..bare() };
+    let server = Endorser::kds(&guest, "Genoa").on_loopback();
+    let (run, document) = Desk::new().verify(&guest, &["--kds", &server.url()]);
+    run.expect_code(0);
+    let lines: Vec<_> = paths(&server).iter().map(|path| path.split('/').nth(3).unwrap().to_owned()).collect();
+    assert_eq!(lines, ["Milan", "Genoa", "Genoa"], "{document:#}");
+}
+
+fn a_hidden_chip_and_a_clouds_key_are_not_asked_for() {
+    let desk = Desk::new();
+    let guest = SnpGuest { chip_id: [0; 64], ..bare() };
+    let server = Endorser::kds(&guest, "Genoa").on_loopback();
+    let (run, document) = desk.verify(&guest, &["--kds", &server.url()]);
+    run.expect_code(79);
+    assert_eq!(
+        said(&document, "fetch.vcek"),
+        ("not-checked", "the report hides its chip, so there is no certificate to ask for")
+    );
+    let mut evidence = bare().evidence(&DATA);
+    evidence["attestation_report"]["key_info"] = Value::from(1 << 2);
+    let evidence = desk.file("vlek.json", evidence.to_string());
+    let (run, document) = desk.judge(&evidence, &["--at", AT, "--kds", &server.url()]);
+    run.expect_code(79);
+    assert!(said(&document, "fetch.vcek").1.contains("(VLEK)"), "{document:#}");
+    assert_eq!(paths(&server), ["/vcek/v1/Genoa/crl", "/vlek/v1/Genoa/crl"]);
+}
+
+fn what_cannot_be_fetched_is_told_as_not_checked_and_why() {
+    let (desk, guest) = (Desk::new(), bare());
+    for (page, why) in [
+        (Page::Status("404 Not Found"), "does not have it (status 404)"),
+        (Page::Status("429 Too Many Requests"), "wait a minute"),
+        (Page::Status("500 Internal Server Error"), "fails by itself (status 500)"),
+        (Page::Status("403 Forbidden"), "wants to know who asks"),
+        (Page::Status("204 No Content"), "status 204"),
+        (Page::Redirect("/vcek/v1/Genoa/crl"), "redirects (status 302), which is not followed"),
+        (Page::Found(vec![], b"<html>please log in</html>".to_vec()), "something that is no VCEK"),
+        (Page::Found(vec![], guest.vendor.ask().to_vec()), "something that is no VCEK"),
+        (Page::Cut, "ended the connection"),
+        (Page::Endless, "the server "),
+    ] {
+        let server = Endorser::kds(&guest, "Genoa").instead(&hex(&guest.chip_id), &page).on_loopback();
+        let (run, document) = desk.verify(&guest, &["--kds", &server.url()]);
+        run.expect_code(79);
+        let (state, told) = said(&document, "fetch.vcek");
+        assert_eq!(state, "not-checked", "{page:?}: {document:#}");
+        assert!(told.contains(why), "{page:?}: {told}");
+        assert!(server.count() <= 2, "nothing is tried twice, nor followed: {:?}", paths(&server));
+    }
+    // Nobody there.
+    let (run, document) = desk.verify(&guest, &["--kds", "http://127.0.0.1:1"]);
+    run.expect_code(79);
+    assert!(said(&document, "fetch.vcek").1.contains("refuses connections"), "{document:#}");
+}
+
+fn a_list_that_cannot_be_fetched_is_fatal_only_where_it_is_required() {
+    let (desk, guest) = (Desk::new(), SnpGuest::genoa());
+    for page in [Page::Status("503 Service Unavailable"), Page::Found(vec![], b"<html>".to_vec()), Page::Endless] {
+        let server = Endorser::kds(&guest, "Genoa").instead("/crl", &page).on_loopback();
+        let (run, document) = desk.verify(&guest, &["--kds", &server.url()]);
+        run.expect_code(0);
+        for id in ["fetch.revocation", "snp.crl"] {
+            assert_eq!(said(&document, id).0, "not-checked", "{document:#}");
+        }
+        desk.verify(&guest, &["--kds", &server.url(), "--require", "crl"]).0.expect_code(86);
+    }
+}
+
+fn what_a_server_makes_up_is_refused() {
+    let (desk, guest, other) = (Desk::new(), bare(), Vendor::new());
+    let made_up = |bytes| Page::Found(vec![], bytes);
+    for (end, bytes) in [
+        // Another vendor's certificate for this chip, another chip's, and lists by nobody or against us.
+        (hex(&guest.chip_id), other.vcek(&guest.chip_id, guest.tcb)),
+        (hex(&guest.chip_id), guest.vendor.vcek(&[0xc2; 64], guest.tcb)),
+        ("/crl".to_owned(), other.crl(&[], (2026, 2027))),
+        ("/crl".to_owned(), guest.vendor.crl(&[], (2024, 2025))),
+        ("/crl".to_owned(), guest.vendor.crl(&[guest.vendor.ask()], (2026, 2027))),
+    ] {
+        let server = Endorser::kds(&guest, "Genoa").instead(&end, &made_up(bytes)).on_loopback();
+        let (run, document) = desk.verify(&guest, &["--kds", &server.url()]);
+        run.expect_code(79);
+        assert_eq!(document["verdict"], "not-genuine", "{end}: {document:#}");
+    }
+}
+
+fn https_trusts_the_given_ca_and_nobody_else() {
+    let (desk, guest) = (Desk::new(), bare());
+    let (ours, other) = (Ca::new("kds"), Ca::new("other"));
+    let server = Endorser::kds(&guest, "Genoa").tls(ours.leaf(&["127.0.0.1"])).on_loopback();
+    let (good, bad) = (desk.file("ca.pem", ours.pem()), desk.file("other.pem", other.pem()));
+    desk.verify(&guest, &["--kds", &server.url(), "--ca", &good]).0.expect_code(0);
+    let asked = server.count();
+    // By another CA; and by those of the machine, where it has any.
+    for more in [&["--ca", bad.as_str()][..], &[]] {
+        let url = server.url();
+        let (run, document) = desk.verify(&guest, &[&["--kds", url.as_str()], more].concat());
+        run.expect_code(79);
+        assert_eq!(said(&document, "fetch.vcek").0, "not-checked", "{document:#}");
+        assert_eq!(server.count(), asked, "nothing is asked of a server that is not trusted");
+    }
+}
+
+/// The quote that the collateral is for, and a time that both are good at.
+const QUOTE: &str = "dcap-qvl/sample/tdx_quote";
+const THEN: &str = "2025-07-08T18:40:00Z";
+
+fn collateral() -> Value {
+    vectors::json("dcap-qvl/sample/tdx_quote_collateral.json")
+}
+
+fn pccs() -> Endorser {
+    Endorser::pccs(&collateral(), "B0C06F000000", "platform")
+}
+
+fn a_quotes_collateral_is_fetched_in_four_parts() {
+    let (desk, server) = (Desk::new(), pccs().on_loopback());
+    let quote = desk.file("quote", vectors::read(QUOTE));
+    let more = ["--at", THEN, "--pccs", &server.url(), "--require", "tcb", "--require", "crl"];
+    let (run, document) = desk.judge(&quote, &more);
+    run.expect_code(85);
+    for id in ["fetch.collateral", "tdx.tcb", "tdx.crl"] {
+        assert_eq!(said(&document, id).0, "held", "{document:#}");
+    }
+    assert_eq!(server.count(), 4);
+    // The same as from a file.
+    let file = desk.file("collateral.json", collateral().to_string());
+    let (_, by_file) = desk.judge(&quote, &["--at", THEN, "--collateral", &file]);
+    assert_eq!(said(&document, "tdx.tcb"), said(&by_file, "tdx.tcb"));
+}
+
+fn a_part_that_a_pccs_withholds_is_named() {
+    let desk = Desk::new();
+    let quote = desk.file("quote", vectors::read(QUOTE));
+    for part in ["rootcacrl", "pckcrl", "/tcb", "qe/identity"] {
+        for page in [Page::Status("404 Not Found"), Page::Found(vec![], b"<html>".to_vec()), Page::Cut] {
+            let server = pccs().instead(part, &page).on_loopback();
+            let (run, document) = desk.judge(&quote, &["--at", THEN, "--pccs", &server.url()]);
+            run.expect_code(85);
+            let (state, told) = said(&document, "fetch.collateral");
+            assert_eq!(state, "not-checked", "{document:#}");
+            assert!(told.contains(part.trim_start_matches('/')), "{part}: {told}");
+            assert_eq!(said(&document, "tdx.tcb").0, "not-checked");
+            let measurement = "00".repeat(48);
+            let said = ["--at", THEN, "--pccs", &server.url(), "--require", "tcb", "--measurement", &measurement];
+            let (run, document) = desk.judge(&quote, &said);
+            run.expect_code(86);
+            assert!(document["finding"]["saw"].as_str().unwrap().contains("`tcb` had to be checked"), "{document:#}");
+        }
+    }
+}
+
+fn collateral_that_a_pccs_makes_up_is_refused() {
+    let desk = Desk::new();
+    let quote = desk.file("quote", vectors::read(QUOTE));
+    let mut forged = collateral();
+    let tcb = forged["tcb_info"].as_str().unwrap().replace("UpToDate", "UpToDatE");
+    forged["tcb_info"] = Value::from(tcb);
+    let server = Endorser::pccs(&forged, "B0C06F000000", "platform").on_loopback();
+    let (run, document) = desk.judge(&quote, &["--at", THEN, "--pccs", &server.url()]);
+    run.expect_code(79);
+    assert!(document["finding"]["saw"].as_str().unwrap().contains("Intel did not sign"), "{document:#}");
+    // Old answers are refused as old.
+    let server = pccs().on_loopback();
+    let (run, document) = desk.judge(&quote, &["--at", "2026-06-01", "--pccs", &server.url()]);
+    run.expect_code(79);
+    assert!(document["finding"]["saw"].as_str().unwrap().contains("has expired"), "{document:#}");
+}
+
+fn refused_flags_that_are_no_url_or_no_ca() {
+    let (desk, guest) = (Desk::new(), bare());
+    let file = desk.file("something", [0xff, 0xfe]);
+    for more in [
+        &["--kds", "kdsintf.amd.com"][..],
+        &["--kds", "https://user@kdsintf.amd.com"],
+        &["--pccs", "ftp://127.0.0.1"],
+        &["--pccs", "http://127.0.0.1", "--collateral", &file],
+        &["--kds", "https://127.0.0.1:1", "--ca", &file],
+        &["--kds", "https://127.0.0.1:1", "--ca", "/nowhere/at/all"],
+    ] {
+        desk.verify(&guest, more).0.expect_code(64);
+    }
+}
