@@ -13,7 +13,7 @@ use countersign_testbed::kbs::{Kbs, Policy};
 use countersign_testbed::mesh::status;
 use countersign_testbed::pki::Ca;
 use countersign_testbed::pod::{Pod, Running};
-use countersign_testbed::tee::{Guest, SnpGuest};
+use countersign_testbed::tee::{Guest, SnpGuest, hex};
 use countersign_testbed::{Need, World, eventually};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
@@ -363,7 +363,7 @@ fn proven() -> (World, String) {
     let outbound = format!(
         "[health]\nlisten = \"[::]:15831\"\n[[outbound]]\nlisten = \"127.0.0.1:15432\"\nto = \"127.0.0.1:9443\"\npeer = \"{api}\"\n"
     );
-    let pin = json!({ "init_data": [digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()], "hardware": "any" });
+    let pin = json!({ "init_data": [hex(&digest)], "hardware": "any" });
     let pins = json!({ "serial": 1, "policy_ids": ["default"], "peers": { api: pin, settle: pin } });
     let kbs = Kbs::healthy()
         .tls(ca.leaf(&["127.0.0.1"]))
