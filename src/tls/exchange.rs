@@ -69,6 +69,10 @@ pub enum Failure {
     /// It has no evidence to give.
     #[error("has no evidence to give, and evidence is demanded")]
     Declined,
+    /// It demands evidence, and we have none to give. With whom it was, where it has proven itself all the
+    /// same: what it says of itself holds, and nothing can be sent to it.
+    #[error("demands evidence, and this side has none to give")]
+    Demanded(Option<Box<VerifiedPeer>>),
     /// Its evidence is not what is demanded.
     #[error("is not proven: the peer's evidence {0}")]
     Unproven(crate::appraise::peer::Error),
@@ -91,7 +95,7 @@ impl Failure {
             Self::Gone(_) => Reason::Gone,
             Self::Frame(_) | Self::Text => Reason::BadExchange,
             Self::Mirror => Reason::OtherSession,
-            Self::Declined => Reason::NoEvidence,
+            Self::Declined | Self::Demanded(_) => Reason::NoEvidence,
             Self::Unproven(why) => Reason::from(*why),
             Self::Refused(reason) => *reason,
             Self::Ours => Reason::Other,
@@ -151,8 +155,13 @@ pub async fn connect<S: Session>(session: &mut S, side: Side<'_>) -> Result<Veri
         proven = verify(session, &side, &ours, Purpose::ChannelServer).await?;
     }
     if theirs.demands {
+        // Also where we have nothing: its log says then why nobody came.
         prove(session, &side, &theirs, Purpose::ChannelClient).await?;
         session.flush().await?;
+        if side.prover.is_none() {
+            let admit = || side.door.admit(side.known, proven).map(Box::new).map_err(Failure::Refused);
+            return Err(Failure::Demanded(if theirs.prove_first { None } else { Some(admit()?) }));
+        }
     }
     if theirs.prove_first {
         proven = verify(session, &side, &ours, Purpose::ChannelServer).await?;

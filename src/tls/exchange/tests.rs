@@ -233,6 +233,27 @@ async fn evidence_that_a_stranger_stole_is_refused() {
 }
 
 #[tokio::test]
+async fn a_caller_with_nothing_to_show_knows_who_refused_it() {
+    // The server shows first, is believed, and is told that there is nothing to show.
+    let mut pair = Pair::new(By::Both);
+    pair.web.prover = None;
+    let (api, web) = pair.meet().await;
+    let Err(Failure::Demanded(Some(peer))) = api else { panic!("{api:?}") };
+    assert_eq!(peer.id().to_string(), API);
+    assert!(matches!(web, Err(Failure::Declined)));
+    // One that wants to see first shows nothing, and says nothing of itself.
+    let mut pair = Pair::new(By::Evidence);
+    pair.web.prover = None;
+    let (api, web) = pair.meet().await;
+    assert!(matches!((api, web), (Err(Failure::Demanded(None)), Err(Failure::Declined))));
+    // A peer that is not what it must be is refused for that, whatever it demands.
+    let mut pair = Pair::new(By::Both);
+    pair.web.prover = None;
+    pair.mesh.pins["peers"][API]["init_data"] = json!(["dd".repeat(48)]);
+    assert_eq!(reason(pair.meet().await.0), Reason::OtherInitdata);
+}
+
+#[tokio::test]
 async fn a_word_for_another_certificate_is_refused() {
     let mut pair = Pair::new(By::Both);
     // The guest's own word, for a certificate with another key.
@@ -282,6 +303,24 @@ async fn frames_of_an_earlier_connection_are_refused() {
     let refused = pair.answered(async |client| client.write_all(&recorded).await.unwrap()).await;
     let refused = refused.unwrap_err();
     assert!(matches!(refused, Failure::Unproven(Unproven::Statement(statement::Error::Other("nonce")))));
+}
+
+#[tokio::test]
+async fn a_nonce_is_never_used_twice_and_a_word_for_another_proves_nothing() {
+    let pair = Pair::new(By::Both);
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        assert!(seen.insert(record(&pair).await[HEAD..HEAD + 1 + LENGTH].to_vec()), "a hello that was said before");
+    }
+    // On the very same session a word that answers another challenge is none.
+    let prover = pair.web.prover.as_deref().unwrap();
+    let known = pair.doors().1.known(&pair.web.leaf.certified().cert).unwrap();
+    let word = prover.prove(Purpose::ChannelClient, [1; LENGTH], [2; LENGTH]).unwrap();
+    let leaf = known.leaf().unwrap();
+    let expected = Statement { purpose: Purpose::ChannelClient, leaf, nonce: [3; LENGTH], exporter: [2; LENGTH] };
+    let shown = Shown { ear: prover.ear(), statement: &word.statement, signature: &word.signature };
+    let refused = pair.mesh.demand().judge(&known, &shown, &expected).unwrap_err();
+    assert_eq!(refused, Unproven::Statement(statement::Error::Other("nonce")));
 }
 
 /// What `web` sends to `api` in a good exchange.
