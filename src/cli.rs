@@ -1,5 +1,6 @@
 //! The command lines of both binaries. Plain types: what they mean is decided by the roles and tools.
 
+mod connect;
 mod explain;
 mod initdata;
 mod render;
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::Provenance;
 
+pub use connect::Connect;
 pub use explain::Explain;
 pub use initdata::{Check, Configmap, DigestFormat, Initdata, New};
 pub use render::{Policies, Render, TierChoice};
@@ -93,6 +95,14 @@ Examples:
   countersign verify quote.bin --collateral collateral.json --report-data 1f2e… --measurement 91eb… --json
   countersign verify https://api.payments.svc:8443 --roots mesh.pem --expect spiffe://example.org/ns/payments/sa/api")]
     Verify(Box<Verify>),
+    /// Carry bytes to a sidecar that has proven itself, from a machine that is no TEE
+    #[command(after_help = "\
+Each connection is proven anew; docs/verify.md says what stands in the policy.
+
+Examples:
+  countersign connect db.payments.svc:5432 --policy verify.toml --listen 127.0.0.1:15432
+  countersign connect shell.payments.svc:2222 --policy verify.toml --stdio")]
+    Connect(Connect),
     /// Check or explain a configuration, without fetching anything
     #[command(subcommand, after_help = CONFIG_EXAMPLES)]
     Config(Config),
@@ -228,6 +238,14 @@ Examples:
   kubectl countersign verify quote.bin --collateral collateral.json --report-data 1f2e… --measurement 91eb… --json
   kubectl countersign verify https://api.payments.svc:8443 --roots mesh.pem --expect spiffe://example.org/ns/payments/sa/api")]
     Verify(Box<Verify>),
+    /// Carry bytes to a sidecar that has proven itself, from a machine that is no TEE
+    #[command(after_help = "\
+Each connection is proven anew; docs/verify.md says what stands in the policy.
+
+Examples:
+  kubectl countersign connect db.payments.svc:5432 --policy verify.toml --listen 127.0.0.1:15432
+  kubectl countersign connect shell.payments.svc:2222 --policy verify.toml --stdio")]
+    Connect(Connect),
     /// Name the cause and the next step for what pods, events and logs say, without asking anybody
     #[command(after_help = "\
 Exit 0: something is known, and named. 87: nothing in it is known; that is an answer too.

@@ -40,5 +40,5 @@ use std::process::ExitCode;
 
 /// Runs the binary of the image in the given world.
 pub fn run(ports: &ports::Ports) -> ExitCode {
-    role::run(ports, role::Tools { config: tool::run_config, verify: tool::verify::run })
+    role::run(ports, role::Tools { config: tool::run_config, verify: tool::verify::run, connect: tool::connect::run })
 }

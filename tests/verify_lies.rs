@@ -12,12 +12,10 @@ use countersign::appraise::{snp, tdx};
 use countersign::evidence::shown::{self, Shown};
 use countersign::evidence::tdx::Quote;
 use countersign_testbed::guest_signer::Signer;
+use countersign_testbed::mesh;
 use countersign_testbed::pki::Ca;
 use countersign_testbed::tee::{Certificates, Lie, SnpGuest, TdxGuest, Vendor};
 use countersign_testbed::world::World;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 
 countersign_testbed::main! {
     an_honest_report_is_genuine_under_its_own_roots_only,
@@ -359,20 +357,7 @@ fn a_sidecars_certificate_needs_roots_and_an_identity() {
 /// A server that wants a client certificate, as a sidecar does. Its address, and what keeps it: it serves so
 /// many connections and ends.
 fn serve(identity: &countersign_testbed::pki::Identity, roots: &Ca, connections: usize) -> (String, JoinHandle<()>) {
-    let mut store = rustls::RootCertStore::empty();
-    store.add(CertificateDer::from_pem_slice(roots.pem().as_bytes()).unwrap()).unwrap();
-    let provider = countersign::tls::provider();
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider)).build().unwrap();
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(
-            vec![CertificateDer::from_pem_slice(identity.pem().as_bytes()).unwrap()],
-            PrivateKeyDer::from_pem_slice(identity.key_pem().as_bytes()).unwrap(),
-        )
-        .unwrap();
-    let (config, listener) = (Arc::new(config), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (config, listener) = (mesh::bare_server(identity, roots), TcpListener::bind("127.0.0.1:0").unwrap());
     let url = format!("https://{}", listener.local_addr().unwrap());
     let serving = std::thread::spawn(move || {
         for _ in 0..connections {

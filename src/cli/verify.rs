@@ -39,9 +39,6 @@ pub struct Verify {
     /// (/etc/ssl/certs/ca-certificates.crt)
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// PEM: who is trusted, in place of AMD and Intel; of whom tokens, certificates and sidecars must be
-    #[arg(long, value_name = "FILE")]
-    pub roots: Option<PathBuf>,
     /// Judge by this time (2026-11-26T12:00:00Z, or seconds since 1970); the verdict repeats it
     #[arg(long, value_name = "TIME")]
     pub at: Option<String>,
@@ -100,6 +97,25 @@ pub struct Expectations {
     /// The identity of a live sidecar or a certificate: spiffe://… (with --roots)
     #[arg(long, value_name = "IDENTITY")]
     pub expect: Option<String>,
+    /// PEM: who is trusted, in place of AMD and Intel; of whom tokens, certificates and sidecars must be
+    #[arg(long, value_name = "FILE")]
+    pub roots: Option<PathBuf>,
+    /// A live sidecar must prove itself: PEM of the attestation service's CA. With --pins, --max-age,
+    /// --cert and --cert-key
+    #[arg(long, value_name = "FILE")]
+    pub token_roots: Option<PathBuf>,
+    /// What its evidence must show: the mesh's pins (JSON)
+    #[arg(long, value_name = "FILE")]
+    pub pins: Option<PathBuf>,
+    /// Oldest attestation of it that counts: 1h
+    #[arg(long, value_name = "DURATION")]
+    pub max_age: Option<String>,
+    /// The certificate that it is shown (PEM, with the chain)
+    #[arg(long, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+    /// The key of that certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub cert_key: Option<PathBuf>,
 }
 
 /// Arguments of `evidence`.

@@ -11,6 +11,9 @@ use crate::formats::x509;
 /// Most bytes of a file with roots or certificates, 256 KiB. A bound of ours.
 pub const MAX_CERTIFICATES: usize = 256 * 1024;
 
+/// Bytes that reading begins with, 16 KiB: more than any key has.
+const ROOM: usize = 16 * 1024;
+
 /// The first byte of DER that is a certificate or a list (SEQUENCE).
 pub const DER: u8 = 0x30;
 
@@ -28,7 +31,8 @@ pub fn read(path: &Path, most: usize) -> Result<Vec<u8>, Finding> {
 /// The same of anything that is read, called `name` in what is said.
 pub fn capped(from: impl std::io::Read, name: &str, most: usize) -> Result<Vec<u8>, Finding> {
     let name = printable(name, 200);
-    let mut bytes = Vec::new();
+    // With room: a key of usual size is not moved about while it is read.
+    let mut bytes = Vec::with_capacity(most.min(ROOM).saturating_add(1));
     let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
     from.take(limit).read_to_end(&mut bytes).map_err(|error| {
         Finding::new(Class::Usage, format!("{name} cannot be read: {}", error.kind()))

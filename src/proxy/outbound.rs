@@ -67,9 +67,9 @@ pub enum Near {
     Unix(UnixListener),
 }
 
-/// Why the app is not connected.
+/// Why there is no connection to the peer.
 #[derive(Debug)]
-enum Broken {
+pub enum Broken {
     /// The peer's name has no address.
     Name(DnsProblem),
     /// Nobody takes connections at any of its addresses.
@@ -183,42 +183,12 @@ async fn serve(outlet: Arc<Outlet>, app: App) {
         }
     };
     drop(served);
-    outlet.counts.connected.add(1);
-    tracing::debug!(peer = %peer.id(), to = %outlet.outbound.to, "connected");
-    let mut epochs = outlet.served.clone();
-    // An epoch that came during the handshake has not been seen: it is judged at once.
-    epochs.mark_changed();
-    let (way, clock) = (Way::Out(outlet.place), outlet.clock.clone());
-    let mut watch = Watch { served: epochs, phase: outlet.phase.clone(), clock, way, peer };
-    let mut judge = watch.clone();
-    let (mut app, mut tls) = (app, tls);
-    let whole = tokio::select! {
-        ended = splice(&mut app, &mut tls, Silence { open: IDLE_TCP, half_closed: HALF_CLOSED }) => match ended {
-            Ok(Ended::Both) => true,
-            Ok(Ended::Silent) => {
-                tracing::debug!("closed for silence");
-                false
-            }
-            Err(error) => {
-                tracing::debug!(kind = ?error.kind(), "ended early");
-                false
-            }
-        },
-        reason = judge.withdrawn() => {
-            outlet.counts.withdrawn.add(1);
-            tracing::warn!(reason = reason.label(), peer = %watch.peer.id(), "connection cut: its peer may no longer be trusted");
-            false
-        }
-        () = watch.forced() => false,
-    };
-    if !whole {
-        reset(&app);
-    }
+    outlet.carry(app, tls, peer).await;
     drop((open, place));
 }
 
-/// The peer, once it is who it must be.
-async fn reach(
+/// The peer, once it is who it must be. Takes as long as it takes: whoever asks sets the deadline.
+pub async fn reach(
     to: &HostPort,
     exit: &Exit,
     prover: Option<&Prover>,
@@ -237,6 +207,17 @@ async fn reach(
         exit.door.admit(known, None).map_err(|reason| Broken::Unproven(Failure::Refused(reason)))?
     };
     Ok((tls, peer))
+}
+
+impl Broken {
+    /// As in the log and in metrics. `None`: nobody was reached.
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Name(_) | Self::Unreachable(_) => None,
+            Self::Refused(refusal) => Some(refusal.reason),
+            Self::Unproven(failure) => Some(failure.reason()),
+        }
+    }
 }
 
 fn bare(reason: Reason) -> Broken {
@@ -277,6 +258,43 @@ fn reset(app: &App) {
 }
 
 impl Outlet {
+    /// Carries the app's bytes to a peer that was reached, until both have ended, the peer may no longer be
+    /// trusted, or all is over. Returns whether both have ended.
+    pub async fn carry(&self, app: App, tls: TlsStream<TcpStream>, peer: VerifiedPeer) -> bool {
+        self.counts.connected.add(1);
+        tracing::debug!(peer = %peer.id(), to = %self.outbound.to, "connected");
+        let mut epochs = self.served.clone();
+        // An epoch that came during the handshake has not been seen: it is judged at once.
+        epochs.mark_changed();
+        let (way, clock) = (Way::Out(self.place), self.clock.clone());
+        let mut watch = Watch { served: epochs, phase: self.phase.clone(), clock, way, peer };
+        let mut judge = watch.clone();
+        let (mut app, mut tls) = (app, tls);
+        let whole = tokio::select! {
+            ended = splice(&mut app, &mut tls, Silence { open: IDLE_TCP, half_closed: HALF_CLOSED }) => match ended {
+                Ok(Ended::Both) => true,
+                Ok(Ended::Silent) => {
+                    tracing::debug!("closed for silence");
+                    false
+                }
+                Err(error) => {
+                    tracing::debug!(kind = ?error.kind(), "ended early");
+                    false
+                }
+            },
+            reason = judge.withdrawn() => {
+                self.counts.withdrawn.add(1);
+                tracing::warn!(reason = reason.label(), peer = %watch.peer.id(), "connection cut: its peer may no longer be trusted");
+                false
+            }
+            () = watch.forced() => false,
+        };
+        if !whole {
+            reset(&app);
+        }
+        whole
+    }
+
     /// Why the app is not connected: in the log, since nothing can be said to the app.
     fn tell(&self, broken: &Broken) {
         let Outbound { to, peer, .. } = &self.outbound;

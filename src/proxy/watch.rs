@@ -65,7 +65,7 @@ impl Watch {
         let (clock, until) = (self.clock.clone(), self.peer.until());
         tokio::select! {
             reason = self.turned_away() => reason,
-            () = too_old(&clock, until) => Reason::StaleEvidence,
+            () = passed(&clock, until) => Reason::StaleEvidence,
         }
     }
 
@@ -100,8 +100,8 @@ pub async fn reached(receiver: &mut watch::Receiver<Phase>, phase: Phase) {
     let _ = receiver.wait_for(|now| *now >= phase).await;
 }
 
-/// Ends when it is `until` (seconds since 1970). Never, where there is no evidence to grow old.
-async fn too_old(clock: &Clock, until: Option<u64>) {
+/// Ends when it is `until` (seconds since 1970). Never, where there is nothing to grow old.
+pub async fn passed(clock: &Clock, until: Option<u64>) {
     let Some(until) = until else { return std::future::pending().await };
     loop {
         let left = until.saturating_sub(clock.now());
@@ -123,9 +123,9 @@ mod tests {
         // The wall clock is turned back: the floor moves on with the time since boot.
         let clock = Clock::new(Arc::new(|| std::time::SystemTime::UNIX_EPOCH), Arc::new(move || begun.elapsed()));
         let until = clock.now() + 150;
-        too_old(&clock, Some(until)).await;
+        passed(&clock, Some(until)).await;
         assert_eq!(begun.elapsed().as_secs(), 150);
-        let never = tokio::time::timeout(Duration::from_secs(1_000_000), too_old(&clock, None));
+        let never = tokio::time::timeout(Duration::from_secs(1_000_000), passed(&clock, None));
         assert!(never.await.is_err());
     }
 }

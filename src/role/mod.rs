@@ -49,6 +49,8 @@ pub struct Tools {
     pub config: fn(&Ports, &cli::Config) -> u8,
     /// `countersign verify …`.
     pub verify: fn(&Ports, &cli::Verify) -> u8,
+    /// `countersign connect …`.
+    pub connect: fn(&Ports, &cli::Connect) -> u8,
 }
 
 /// Runs whatever the command line or `COUNTERSIGN_ROLE` asks for.
@@ -109,6 +111,7 @@ fn dispatch(ports: &Ports, tools: Tools) -> u8 {
         },
         Command::Evidence(arguments) => evidence::run(ports, &arguments),
         Command::Verify(arguments) => (tools.verify)(ports, &arguments),
+        Command::Connect(arguments) => (tools.connect)(ports, &arguments),
         Command::Config(command) => (tools.config)(ports, &command),
     }
 }

@@ -82,6 +82,11 @@ impl VerifiedPeer {
         self.proven.as_ref().map(|proven| proven.appraised().until())
     }
 
+    /// Its attestation result, as it was judged. `None` where none was demanded.
+    pub fn ear(&self) -> Option<&str> {
+        self.proven.as_ref().map(|proven| proven.appraised().ear())
+    }
+
     pub(super) fn proven(&self) -> Option<&Proven> {
         self.proven.as_ref()
     }

@@ -1,7 +1,8 @@
-//! Tools for workstations and CI. `config` and `verify` are in both binaries; the rest is in
+//! Tools for workstations and CI. `config`, `verify` and `connect` are in both binaries; the rest is in
 //! `kubectl-countersign` only, which is never in the image.
 
 pub mod config;
+pub mod connect;
 mod explain;
 pub mod initdata;
 mod probes;
@@ -25,6 +26,7 @@ pub fn run(ports: &Ports) -> ExitCode {
     let code = match Kubectl::try_parse_from(&ports.args) {
         Ok(Kubectl { command: Tool::Config(command) }) => run_config(ports, &command),
         Ok(Kubectl { command: Tool::Verify(arguments) }) => verify::run(ports, &arguments),
+        Ok(Kubectl { command: Tool::Connect(arguments) }) => connect::run(ports, &arguments),
         Ok(Kubectl { command: Tool::Explain(arguments) }) => print(ports, explain::run(&arguments)),
         Ok(Kubectl { command: Tool::Initdata(command) }) => print(ports, initdata::run(ports, &command)),
         Ok(Kubectl { command: Tool::Render(arguments) }) => print(ports, render::run(&arguments)),

@@ -9,11 +9,15 @@ use std::time::Duration;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, StreamOwned,
+};
+use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::http::{Act, Record, Seen, Server, Wrap, Wrapped, response};
-use crate::pki::Identity;
+use crate::pki::{Ca, Identity};
 use crate::world::World;
 
 /// How long a peer waits for a byte before the test fails.
@@ -158,6 +162,24 @@ impl Write for Peer {
     fn flush(&mut self) -> io::Result<()> {
         self.tls.flush()
     }
+}
+
+/// TLS of a server that shows `identity` and wants a certificate by `roots`: a sidecar's, without the exchange
+/// and without a list.
+///
+/// # Panics
+/// When either cannot be used.
+pub fn bare_server(identity: &Identity, roots: &Ca) -> Arc<ServerConfig> {
+    let mut store = RootCertStore::empty();
+    store.add(CertificateDer::from_pem_slice(roots.pem().as_bytes()).expect("a certificate")).expect("a root");
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider));
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_client_cert_verifier(clients.build().expect("a verifier"))
+        .with_single_cert(identity.chain(), identity.key());
+    Arc::new(config.expect("its own key"))
 }
 
 /// An answer to an HTTP/1.1 request.

@@ -23,7 +23,8 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    pub(super) fn new(name: String) -> Self {
+    /// All at zero.
+    pub fn new(name: String) -> Self {
         Self { name, ..Self::default() }
     }
 

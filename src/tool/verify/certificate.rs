@@ -145,21 +145,16 @@ pub(super) fn member(kind: &'static str, ders: &[Vec<u8>], question: &Question<'
 
 /// Expectations about guests cannot be held to a certificate, and are never passed over.
 pub(super) fn only_identity(question: &Question<'_>) -> Result<(), Finding> {
-    let mut nothing = expect::Expected::nothing();
-    // These two are about quotes, and stand at their defaults.
-    nothing.tcb_statuses.clone_from(&question.wanted.hardware.tcb_statuses);
-    let silent =
-        question.wanted.hardware == nothing && question.wanted.nonce.is_none() && question.wanted.key.is_none();
-    if silent {
+    if !question.wanted.of_a_guest() {
         return Ok(());
     }
     Err(usage(
         "an expectation about a guest stands beside a certificate",
-        "give --expect and --roots only, or give `countersign verify` the evidence",
+        "give --expect and --roots; what a live sidecar's evidence must show, write into --pins",
     ))
 }
 
-fn fields(ders: &[Vec<u8>]) -> Vec<Field> {
+pub(super) fn fields(ders: &[Vec<u8>]) -> Vec<Field> {
     let field = |name, value: String, says: &str| Field { name, value, says: says.to_owned() };
     let mut fields = Vec::new();
     for der in ders.iter().take(shown::MAX_CERTIFICATES) {

@@ -6,16 +6,19 @@
 mod certificate;
 mod fetch;
 mod hardware;
-mod server;
+pub(super) mod peer;
+mod proof;
+pub(super) mod server;
 mod time;
 mod token;
 mod verdict;
-mod wanted;
+pub(super) mod wanted;
 
 use std::path::Path;
 
 use super::{Output, print};
 use crate::cli;
+use crate::clock::Clock;
 use crate::evidence::shown::{self, Other, Shown};
 use crate::evidence::twin::Ids;
 use crate::finding::{Class, Finding, Who};
@@ -27,6 +30,7 @@ use wanted::{Wanted, usage};
 /// What every judge gets.
 struct Question<'a> {
     wanted: &'a Wanted,
+    clock: &'a Clock,
     /// PEM, where somebody gave other roots than the makers'.
     roots: Option<&'a [u8]>,
     /// Seconds since 1970.
@@ -43,9 +47,9 @@ fn verify(ports: &Ports, arguments: &cli::Verify) -> Result<Output, Finding> {
     let wanted = Wanted::read(&arguments.expected, arguments.policy.as_deref())?;
     let given = arguments.at.as_deref().map(time::parse).transpose()?;
     let now = given.unwrap_or_else(|| ports.clock.now());
-    let roots = arguments.roots.as_deref().map(|path| read(path, MAX_CERTIFICATES)).transpose()?;
+    let roots = wanted.roots.as_deref().map(|path| read(path, MAX_CERTIFICATES)).transpose()?;
     let ids = if arguments.show_ids { Ids::Whole } else { Ids::Short };
-    let question = Question { wanted: &wanted, roots: roots.as_deref(), now, ids };
+    let question = Question { wanted: &wanted, clock: &ports.clock, roots: roots.as_deref(), now, ids };
     let verdict = if let Some(url) = arguments.shown.strip_prefix("https://") {
         if given.is_some() {
             return Err(usage(
@@ -78,6 +82,12 @@ fn judge(ports: &Ports, arguments: &cli::Verify, question: &Question<'_>) -> Res
             "remove --expect: it is for a certificate or the URL of a sidecar",
         ));
     }
+    if question.wanted.proof.is_some() {
+        return Err(usage(
+            "what is shown cannot prove itself on a connection, and --token-roots and --pins ask for that",
+            "remove --token-roots, --pins, --max-age, --cert and --cert-key: they are for the URL of a sidecar",
+        ));
+    }
     match found {
         Shown::Snp(evidence) => {
             let mut evidence = *evidence;
@@ -98,12 +108,15 @@ fn judge(ports: &Ports, arguments: &cli::Verify, question: &Question<'_>) -> Res
 
 /// Runs what waits for the network.
 fn in_runtime<T>(work: impl Future<Output = T>) -> Result<T, Finding> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| {
+    Ok(runtime()?.block_on(work))
+}
+
+/// One thread is enough for one person.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Finding> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         Finding::new(Class::Bug, format!("the asynchronous runtime did not start: {error}"))
             .next("raise the limits on processes and open files")
-    })?;
-    Ok(runtime.block_on(work))
+    })
 }
 
 fn unknown(error: &shown::Error) -> Finding {

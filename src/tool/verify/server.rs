@@ -10,13 +10,14 @@ use tokio_rustls::TlsConnector;
 
 use super::verdict::Verdict;
 use super::wanted::usage;
-use super::{Question, certificate};
+use super::{Question, certificate, peer};
+use crate::config::grammar::HostPort;
 use crate::finding::{Class, Finding, Who};
 use crate::kbs::Resolver;
 use crate::tls::{Look, explain_io};
 
 /// Name, connection and handshake together: a person is waiting. Three lost packets cost 7 s (RFC 6298).
-const DEADLINE: Duration = Duration::from_secs(15);
+pub(in crate::tool) const DEADLINE: Duration = Duration::from_secs(15);
 
 /// The port of https (RFC 9110 §4.2.2).
 const HTTPS: u16 = 443;
@@ -25,6 +26,9 @@ const HTTPS: u16 = 443;
 pub(super) fn judge(place: &str, question: &Question<'_>) -> Result<Verdict, Finding> {
     certificate::only_identity(question)?;
     let (host, port) = parse(place)?;
+    if let Some(proof) = &question.wanted.proof {
+        return peer::judge(&HostPort { host, port }, proof, question);
+    }
     // A deadline of tokio's is made where its clock runs.
     let chain = super::in_runtime(async { look(&host, port, Instant::now() + DEADLINE).await })??;
     certificate::member("sidecar", &chain, question)

@@ -99,7 +99,7 @@ fn next(error: Error) -> &'static str {
 }
 
 /// The token in words.
-fn fields(claims: &Claims) -> Vec<Field> {
+pub(super) fn fields(claims: &Claims) -> Vec<Field> {
     let field = |name, value: String, says: String| Field { name, value, says };
     let mut fields = vec![
         field("iat", time::text(claims.issued_at), "issued".to_owned()),

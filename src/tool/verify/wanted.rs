@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::proof::Proof;
 use crate::appraise::expect::Expected;
 use crate::appraise::tdx::TcbStatus;
 use crate::cli::Expectations;
@@ -17,7 +18,7 @@ use crate::ports::files::read;
 const MAX_POLICY: usize = 64 * 1024;
 
 /// Most bytes of a key's file, 16 KiB: a JWK has 200. A bound of ours.
-const MAX_KEY: usize = 16 * 1024;
+pub(super) const MAX_KEY: usize = 16 * 1024;
 
 /// Most bytes of initdata in any form, 4 MiB. What is too long unpacked, its parser says.
 const MAX_INITDATA: usize = 4 * 1024 * 1024;
@@ -35,18 +36,21 @@ const DIGESTS: [usize; 3] = [32, 48, 64];
 const REQUIRABLE: [&str; 3] = ["crl", "tcb", "chip-id"];
 
 /// All of it, understood.
-pub(super) struct Wanted {
+pub(in crate::tool) struct Wanted {
     pub(super) hardware: Expected,
     /// The report data that was said as such; `hardware` has also what follows from nonce and key.
     pub(super) report_data: Option<[u8; 64]>,
     pub(super) nonce: Option<String>,
     pub(super) key: Option<EcPublicJwk>,
-    pub(super) identity: Option<String>,
+    pub(in crate::tool) identity: Option<String>,
+    pub(super) roots: Option<PathBuf>,
+    /// What a live peer must prove, where it must.
+    pub(in crate::tool) proof: Option<Proof>,
 }
 
 impl Wanted {
     /// Flags and file together; what both say is a mistake, never a precedence.
-    pub(super) fn read(flags: &Expectations, policy: Option<&Path>) -> Result<Self, Finding> {
+    pub(in crate::tool) fn read(flags: &Expectations, policy: Option<&Path>) -> Result<Self, Finding> {
         let all = match policy {
             Some(path) => merged(flags, from_file(path)?)?,
             None => flags.clone(),
@@ -106,7 +110,23 @@ impl Wanted {
             }
         }
         hardware.require.clone_from(&said.require);
-        Ok(Self { hardware, report_data: given, nonce: said.nonce.clone(), key, identity: said.expect.clone() })
+        Ok(Self {
+            hardware,
+            report_data: given,
+            nonce: said.nonce.clone(),
+            key,
+            identity: said.expect.clone(),
+            roots: said.roots.clone(),
+            proof: Proof::understand(said)?,
+        })
+    }
+
+    /// Whether something is said of a guest: of a certificate or a live peer, only pins can say it.
+    pub(in crate::tool) fn of_a_guest(&self) -> bool {
+        let mut nothing = Expected::nothing();
+        // These are about quotes, and stand at their defaults.
+        nothing.tcb_statuses.clone_from(&self.hardware.tcb_statuses);
+        self.hardware != nothing || self.nonce.is_some() || self.key.is_some()
     }
 
     /// What is said that only a token can show, by its flag: hardware signs nonce and key together.
@@ -129,6 +149,9 @@ fn from_file(path: &Path) -> Result<Expectations, Finding> {
     let beside = |file: PathBuf| path.parent().map_or_else(|| file.clone(), |directory| directory.join(&file));
     said.key = said.key.map(beside);
     said.init_data = said.init_data.map(beside);
+    for file in [&mut said.roots, &mut said.token_roots, &mut said.pins, &mut said.cert, &mut said.cert_key] {
+        *file = file.take().map(beside);
+    }
     Ok(said)
 }
 
@@ -155,6 +178,12 @@ fn merged(flags: &Expectations, file: Expectations) -> Result<Expectations, Find
         allow: list("allow", f.allow, p.allow)?,
         require: list("require", f.require, p.require)?,
         expect: one("expect", f.expect, p.expect)?,
+        roots: one("roots", f.roots, p.roots)?,
+        token_roots: one("token-roots", f.token_roots, p.token_roots)?,
+        pins: one("pins", f.pins, p.pins)?,
+        max_age: one("max-age", f.max_age, p.max_age)?,
+        cert: one("cert", f.cert, p.cert)?,
+        cert_key: one("cert-key", f.cert_key, p.cert_key)?,
     })
 }
 
@@ -284,7 +313,7 @@ fn parse_tcb(text: &str) -> Result<Tcb, Finding> {
 }
 
 /// The command line, or the policy, is not understood.
-pub(super) fn usage(saw: impl Into<String>, next: impl Into<String>) -> Finding {
+pub(in crate::tool) fn usage(saw: impl Into<String>, next: impl Into<String>) -> Finding {
     Finding::new(Class::Usage, saw)
         .why("an expectation that is not understood would be one that is not held to")
         .next(next)

@@ -1,0 +1,22 @@
+//! The command line of `connect`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Arguments of `connect`.
+#[derive(Debug, Args)]
+pub struct Connect {
+    /// The peer's sidecar, where it listens
+    #[arg(value_name = "HOST:PORT")]
+    pub to: String,
+    /// Who it must be and what it must prove, and what it is shown (TOML, the keys of verify's policy)
+    #[arg(long, value_name = "FILE")]
+    pub policy: PathBuf,
+    /// Where the app dials: a loopback address, or a unix socket
+    #[arg(long, value_name = "ADDRESS|unix:PATH", required_unless_present = "stdio", conflicts_with = "stdio")]
+    pub listen: Option<String>,
+    /// Carry one connection over standard input and output instead
+    #[arg(long)]
+    pub stdio: bool,
+}
