@@ -28,7 +28,7 @@ pub use verify::{Evidence, EvidenceFormat, Expectations, Verify};
     about,
     max_term_width = 100,
     after_help = "\
-Without a command, COUNTERSIGN_ROLE=init|sidecar|diagnose names the role (the image needs no arguments).
+Without a command, COUNTERSIGN_ROLE=init|sidecar|diagnose|issuer names the role (the image needs no arguments).
 Exit codes name the class of a refusal; docs/errors.md lists them.
 
 Examples:
@@ -62,6 +62,15 @@ Examples:
   curl -i http://localhost:15821/readyz
 Signals: TERM drains, a second TERM cuts; HUP renews the certificate now.")]
     Sidecar,
+    /// Hold the mesh's CA, and certify attested workloads (a pod of its own)
+    #[command(after_help = "\
+Examples:
+  # in the manifest of a confidential pod: the configuration is initdata's
+  COUNTERSIGN_ROLE=issuer countersign
+  # what kubelet asks
+  curl -i http://localhost:15821/readyz
+Signals: TERM drains, a second TERM cuts; HUP reads CA, roots and pins now.")]
+    Issuer,
     /// Walk the chain from the hardware to the app, and name the first broken link
     #[command(after_help = "\
 Examples:

@@ -28,6 +28,15 @@ fn the_tables_in_docs_are_the_ones_of_the_code() {
 }
 
 #[test]
+fn the_configuration_in_the_issuers_manifest_is_good() {
+    let text = fs::read_to_string(root().join("examples/issuer.yaml")).unwrap();
+    let (_, rest) = text.split_once("\"countersign.toml\" = '''\n").unwrap();
+    let (document, _) = rest.split_once("'''").unwrap();
+    let document: String = document.lines().map(|line| line.trim_start().to_owned() + "\n").collect();
+    assert_eq!(judge(&document), (true, true), "{document}");
+}
+
+#[test]
 fn every_example_is_good() {
     let mut seen = 0;
     for entry in fs::read_dir(root().join("examples")).unwrap() {

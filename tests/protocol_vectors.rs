@@ -10,10 +10,12 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use countersign::formats::csr::RequestedKey;
 use countersign::formats::frames::{HEAD, Head, Hello, Kind, write};
 use countersign::formats::hex;
 use countersign::formats::jwk::EcPublicJwk;
 use countersign::formats::statement::{LeafBinding, Purpose, Statement};
+use countersign::formats::wanted::Wanted;
 use serde_json::{Value, json};
 
 /// RFC 7515, appendix A.3: a key whose private half is published.
@@ -49,13 +51,25 @@ fn the_published_vectors_are_what_the_code_speaks() {
         assert_eq!(Statement::parse(text(&case["statement"]).as_bytes()), Ok(statement));
     }
     assert_eq!(vectors["hellos"], hellos());
+    let issue = &vectors["issue"];
+    let (names, request) = (text(&issue["names"]), STANDARD.decode(text(&issue["request"])).unwrap());
+    assert_eq!(Wanted::parse(names.as_bytes()).map(|wanted| wanted.text()), Ok(names.clone()));
+    let wanted = LeafBinding::of_wanted(RequestedKey::of(&request).ok().unwrap().spki(), names.as_bytes());
+    let statement = Statement { purpose: Purpose::Issue, leaf: wanted, nonce: NONCE, exporter: EXPORTER };
+    assert_eq!(text(&issue["statement"]).as_bytes(), statement.canonical());
+    let signature: [u8; 64] = hex::decode(&text(&issue["signature"])).unwrap().try_into().unwrap();
+    assert!(key.verifies_es256(&statement.signing_input(), &signature));
+    for refused in vectors["refused_names"].as_array().unwrap() {
+        assert!(Wanted::parse(text(&refused["names"]).as_bytes()).is_err(), "{}", refused["why"]);
+    }
     for refused in vectors["refused_statements"].as_array().unwrap() {
         assert!(Statement::parse(text(&refused["statement"]).as_bytes()).is_err(), "{}", refused["why"]);
     }
     for refused in vectors["refused_frames"].as_array().unwrap() {
         let bytes = hex::decode(&text(&refused["frame"])).unwrap();
         let (head, payload) = bytes.split_at(HEAD);
-        let all = [Kind::Hello, Kind::Ear, Kind::Statement, Kind::Signature, Kind::Decline];
+        let peers = [Kind::Hello, Kind::Ear, Kind::Statement, Kind::Signature, Kind::Decline];
+        let all = [&peers[..], &[Kind::Names, Kind::Request, Kind::Chain, Kind::Refusal]].concat();
         let head = Head::parse(head.try_into().unwrap(), &all);
         let accepted = head.is_ok_and(|head| head.kind != Kind::Hello || Hello::parse(payload).is_ok());
         assert!(!accepted, "{}", refused["why"]);
@@ -73,7 +87,7 @@ fn vectors() -> Value {
     params.distinguished_name = rcgen::DistinguishedName::new();
     let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec();
     let leaf = LeafBinding::of(&certificate).unwrap();
-    let statement = |purpose| {
+    let of = |purpose, leaf| {
         let statement = Statement { purpose, leaf, nonce: NONCE, exporter: EXPORTER };
         let signature = key.sign(&SystemRandom::new(), &statement.signing_input()).unwrap();
         json!({
@@ -82,6 +96,14 @@ fn vectors() -> Value {
             "signature": hex::encode(signature.as_ref()),
         })
     };
+    let statement = |purpose| of(purpose, leaf);
+    let names = format!("{name}\ndns:api.payments.svc");
+    let request = rcgen::CertificateParams::default().serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    let wanted = LeafBinding::of_wanted(RequestedKey::of(request.der()).ok().unwrap().spki(), names.as_bytes());
+    let mut issue = of(Purpose::Issue, wanted);
+    issue["names"] = json!(names);
+    issue["request"] = json!(STANDARD.encode(request.der()));
+    let no_names = |why: &str, names: &str| json!({"why": why, "names": names});
     let good = String::from_utf8(
         Statement { purpose: Purpose::ChannelClient, leaf, nonce: NONCE, exporter: EXPORTER }.canonical(),
     );
@@ -97,6 +119,14 @@ fn vectors() -> Value {
         "exporter": hex::encode(&EXPORTER),
         "statements": [statement(Purpose::ChannelClient), statement(Purpose::ChannelServer)],
         "hellos": hellos(),
+        "issue": issue,
+        "refused_names": [
+            no_names("a pattern", "spiffe://example.org/ns/*/sa/api"),
+            no_names("a line break at the end", "spiffe://example.org/ns/payments/sa/api\n"),
+            no_names("two identities", "spiffe://example.org/a\nspiffe://example.org/b"),
+            no_names("two DNS names and no identity", "dns:a\ndns:b"),
+            no_names("a name twice", "spiffe://example.org/a\ndns:b\ndns:b"),
+        ],
         "refused_statements": [
             refused("another version", "\"v\":1", "\"v\":2"),
             refused("an unknown member", "\"v\":1", "\"v\":1,\"x\":0"),
@@ -111,7 +141,11 @@ fn vectors() -> Value {
             bad("an ear of 262145 bytes", "0200040001".to_owned()),
             bad("a statement of 513 bytes", "0300000201".to_owned()),
             bad("a signature of 65 bytes", "0400000041".to_owned()),
-            bad("a type that is not known", "0600000000".to_owned()),
+            bad("a type that is not known", "0a00000000".to_owned()),
+            bad("names of 4097 bytes", "0600001001".to_owned()),
+            bad("a request of 4097 bytes", "0700001001".to_owned()),
+            bad("a chain of 32769 bytes", "0800008001".to_owned()),
+            bad("a refusal of two bytes", "0900000002".to_owned()),
             bad("a decline with content", "0500000001".to_owned()),
             bad("a hello with an unknown flag", format!("010000002104{}", "0a".repeat(32))),
             bad("prove-first without demands", format!("010000002102{}", "0a".repeat(32))),

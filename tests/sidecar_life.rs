@@ -369,7 +369,14 @@ fn plain_configuration_makes_it_serve_nobody() {
 
 fn what_this_release_lacks_is_refused_by_name() {
     for (said, names) in [
-        (Said { identity: "source = \"issuer\"", ..Said::default() }, "issuer"),
+        (Said { identity: "source = \"issuer\"", ..Said::default() }, "needs `[identity.issuer]`"),
+        (
+            Said {
+                identity: "source = \"issuer\"\nissuer = { address = \"issuer:8444\", spiffe = \"spiffe://example.org/i\" }",
+                ..Said::default()
+            },
+            "came over CDH",
+        ),
         (
             Said {
                 more: "[[outbound]]\nlisten = \"127.0.0.1:15432\"\nmode = \"0660\"\nto = \"db:5432\"\npeer = \"spiffe://example.org/a\"\n",

@@ -45,6 +45,7 @@ pub struct Appraised {
     ear: Arc<str>,
     peer: PeerId,
     key: EcPublicJwk,
+    init_data: Vec<u8>,
     until: u64,
 }
 
@@ -118,7 +119,7 @@ pub fn evidence(token: &str, expected: &Expected<'_>) -> Result<Appraised, Error
     for submod in claims.submods.values() {
         verdict(submod, expected.pins)?;
     }
-    init_data(claims.cpu(), pin)?;
+    let init_data = init_data(claims.cpu(), pin)?;
     serial(claims.cpu(), pin)?;
     // What has no machine of its own (a device) is on the CPU's.
     let cpus = claims.submods.iter().filter(|(name, _)| name.starts_with("cpu"));
@@ -128,7 +129,7 @@ pub fn evidence(token: &str, expected: &Expected<'_>) -> Result<Appraised, Error
     if expected.now >= until {
         return Err(Error::Token(ear::Error::Expired));
     }
-    Ok(Appraised { ear: token.into(), peer: expected.peer.clone(), key: key.clone(), until })
+    Ok(Appraised { ear: token.into(), peer: expected.peer.clone(), key: key.clone(), init_data, until })
 }
 
 /// Judges the word of a peer whose attestation result is good: that it is for this connection, and
@@ -161,13 +162,13 @@ fn verdict(submod: &Submod, pins: &Pins) -> Result<(), Error> {
     if known { Ok(()) } else { Err(Error::Policy) }
 }
 
-fn init_data(cpu: &Submod, pin: &Pin) -> Result<(), Error> {
+fn init_data(cpu: &Submod, pin: &Pin) -> Result<Vec<u8>, Error> {
     let value = cpu.init_data.as_deref().and_then(hex::decode).filter(|value| matches!(value.len(), 32 | 48 | 64));
     let field = LaunchField { name: "init_data", value: value.ok_or(Error::NoInitData)? };
     if !field.is_set() {
         return Err(Error::NoInitData);
     }
-    if pin.init_data.iter().any(|digest| field.holds(digest).is_ok()) { Ok(()) } else { Err(Error::InitData) }
+    if pin.init_data.iter().any(|digest| field.holds(digest).is_ok()) { Ok(field.value) } else { Err(Error::InitData) }
 }
 
 /// The `serial` of the configuration in the peer's initdata, which the verifier has held to the digest.
@@ -199,6 +200,11 @@ impl Appraised {
     /// Whose it is.
     pub fn peer(&self) -> &PeerId {
         &self.peer
+    }
+
+    /// The digest of its initdata, as wide as the hardware's field. For audits: members know it.
+    pub fn init_data(&self) -> &[u8] {
+        &self.init_data
     }
 
     /// From when on it is too old, seconds since 1970.

@@ -175,12 +175,16 @@ fn roles(table: &mut Table<'_>, roles: &Roles) {
         let source = match &identity.source {
             IdentitySource::Own => "self",
             IdentitySource::KbsCertificate { .. } => "kbs-certificate",
-            IdentitySource::Issuer => "issuer",
+            IdentitySource::Issuer { .. } => "issuer",
         };
         table.row("identity.source", source);
         if let IdentitySource::KbsCertificate { certificate, key } = &identity.source {
             table.row("identity.certificate", certificate);
             table.row("identity.key", key);
+        }
+        if let IdentitySource::Issuer { address, spiffe } = &identity.source {
+            table.row("identity.issuer.address", address);
+            table.row("identity.issuer.spiffe", spiffe);
         }
         table.option("identity.spiffe", identity.spiffe.as_ref());
         table.row("identity.dns", list(&identity.dns));
@@ -215,6 +219,15 @@ fn roles(table: &mut Table<'_>, roles: &Roles) {
         table.row("limits.connections", roles.limits.connections());
         table.row("limits.unauthenticated", roles.limits.unauthenticated());
         table.row("limits.handshakes", roles.limits.handshakes());
+    }
+    if let Some(issuer) = &roles.issuer {
+        table.row("issuer.listen", issuer.listen);
+        table.row("issuer.spiffe", &issuer.spiffe);
+        table.row("issuer.certificate", &issuer.certificate);
+        table.row("issuer.key", &issuer.key);
+        table.row("issuer.lifetime", show_duration(issuer.lifetime));
+        table.row("issuer.per_minute", issuer.per_minute);
+        table.row("issuer.per_identity", issuer.per_identity);
     }
     table.option("health.listen", roles.health);
     table.option("metrics.listen", roles.metrics.as_ref().map(|metrics| metrics.listen));

@@ -99,6 +99,8 @@ const _: () = assert!(CEILING_MAX_BYTES == 16 * 1024 * 1024, "MAX_BYTES is CEILI
 const ALL: &str = "all";
 const FETCH: &str = "init, sidecar";
 const SIDECAR: &str = "sidecar";
+const ISSUER: &str = "issuer";
+const PEERS: &str = "sidecar, issuer";
 
 const fn key(path: &'static str, kind: Kind, reader: &'static str, meaning: &'static str) -> Key {
     Key { path, kind, required: false, default: "", env: "", meaning, reader }
@@ -180,18 +182,21 @@ pub const KEYS: &[Key] = &[
     key("identity.source", Kind::Word(&["self", "kbs-certificate", "issuer"]), SIDECAR, "Who certifies the key.").required(),
     key("identity.certificate", Kind::Text(&KBS_URI), SIDECAR, "Resource with the certificate chain, PEM, leaf first. With `kbs-certificate`."),
     key("identity.key", Kind::Text(&KBS_URI), SIDECAR, "Resource with its private key, PEM. With `kbs-certificate`."),
+    key("identity.issuer", Kind::Table, SIDECAR, "Who is asked for a certificate. With `issuer`."),
+    key("identity.issuer.address", Kind::Text(&HOST_PORT), SIDECAR, "Where the issuer listens.").required(),
+    key("identity.issuer.spiffe", Kind::Text(&SPIFFE), SIDECAR, "Who must answer there, by `peers.roots`; and by evidence, where `[peers.evidence]` stands.").required(),
     key("identity.spiffe", Kind::Text(&SPIFFE), SIDECAR, "Its SPIFFE identity."),
     key("identity.dns", Kind::Texts { of: &DNS, min: 0, max: 16 }, SIDECAR, "Its DNS names.").default("[]"),
     key("identity.lifetime", Kind::Duration { min: 300, max: 24 * HOUR }, SIDECAR, "Life of one certificate.").default("\"1h\""),
 
-    key("peers", Kind::Table, SIDECAR, "Who peers must prove to be."),
-    key("peers.trust", Kind::Word(&["roots", "evidence", "both"]), SIDECAR, "What makes a peer's certificate count.").required(),
-    key("peers.roots", Kind::Text(&KBS_URI), SIDECAR, "Resource with the roots of the mesh. Required unless `trust = \"evidence\"`."),
-    key("peers.refresh", Kind::Duration { min: 5, max: 24 * HOUR }, SIDECAR, "How often, at least, roots, `allow_from`, token roots and pins are read again.").default("\"15m\""),
-    key("peers.evidence", Kind::Table, SIDECAR, "What a peer's evidence must show. Required unless `trust = \"roots\"`."),
-    key("peers.evidence.token_roots", Kind::Text(&KBS_URI), SIDECAR, "Resource with the roots of the verifier's tokens.").required(),
-    key("peers.evidence.pins", Kind::Text(&KBS_URI), SIDECAR, "Resource with the digests allowed for each identity.").required(),
-    key("peers.evidence.max_age", Kind::Duration { min: 60, max: 24 * HOUR }, SIDECAR, "Oldest attestation that counts.").required(),
+    key("peers", Kind::Table, PEERS, "Who peers must prove to be."),
+    key("peers.trust", Kind::Word(&["roots", "evidence", "both"]), PEERS, "What makes a peer's certificate count.").required(),
+    key("peers.roots", Kind::Text(&KBS_URI), PEERS, "Resource with the roots of the mesh. Required unless `trust = \"evidence\"`."),
+    key("peers.refresh", Kind::Duration { min: 5, max: 24 * HOUR }, PEERS, "How often, at least, roots, `allow_from`, token roots and pins are read again.").default("\"15m\""),
+    key("peers.evidence", Kind::Table, PEERS, "What a peer's evidence must show. Required unless `trust = \"roots\"`."),
+    key("peers.evidence.token_roots", Kind::Text(&KBS_URI), PEERS, "Resource with the roots of the verifier's tokens.").required(),
+    key("peers.evidence.pins", Kind::Text(&KBS_URI), PEERS, "Resource with the digests allowed for each identity.").required(),
+    key("peers.evidence.max_age", Kind::Duration { min: 60, max: 24 * HOUR }, PEERS, "Oldest attestation that counts.").required(),
 
     key("inbound", Kind::Tables { max: 32 }, SIDECAR, "A port that peers reach the app through."),
     key("inbound[].listen", Kind::Text(&SOCKET), SIDECAR, "Address to listen on.").required(),
@@ -224,6 +229,15 @@ pub const KEYS: &[Key] = &[
     key("metrics.listen", Kind::Text(&SOCKET), ALL, "Address to listen on. Other than loopback it needs `allow` or `allow_from`.").required(),
     key("metrics.allow", Kind::Texts { of: &PEER_PATTERN, min: 1, max: 256 }, SIDECAR, "Who may read them, over mTLS as for peers. Absent: plain, on loopback only."),
     key("metrics.allow_from", Kind::Text(&KBS_URI), SIDECAR, "Resource with that list, as `inbound.allow_from`."),
+
+    key("issuer", Kind::Table, ISSUER, "What the role `issuer` certifies with. Whom, `[peers]` says."),
+    key("issuer.listen", Kind::Text(&SOCKET), ISSUER, "Address to listen on.").required(),
+    key("issuer.spiffe", Kind::Text(&SPIFFE), ISSUER, "Who it is to those who ask: in a certificate that it signs for itself.").required(),
+    key("issuer.certificate", Kind::Text(&KBS_URI), ISSUER, "Resource with the CA's certificate, then what stands between it and the root. PEM.").required(),
+    key("issuer.key", Kind::Text(&KBS_URI), ISSUER, "Resource with the CA's private key, PEM. For the issuer's pod alone.").required(),
+    key("issuer.lifetime", Kind::Duration { min: 300, max: HOUR }, ISSUER, "Longest life of a certificate.").default("\"1h\""),
+    key("issuer.per_minute", Kind::Integer { min: 1, max: 1_000_000 }, ISSUER, "Most certificates in a minute, of one replica.").default("6000"),
+    key("issuer.per_identity", Kind::Integer { min: 1, max: 1_000_000 }, ISSUER, "Most of those for one identity.").default("600"),
 
     key("log", Kind::Table, ALL, "What is logged."),
     key("log.level", Kind::Word(LEVELS), ALL, "Most detailed level that is written.").default("\"info\"").env("COUNTERSIGN_LOG"),

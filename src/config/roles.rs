@@ -30,6 +30,8 @@ pub struct Roles {
     pub health: Option<SocketAddr>,
     /// `[metrics]`.
     pub metrics: Option<Metrics>,
+    /// `[issuer]`.
+    pub issuer: Option<Issuing>,
 }
 
 impl Roles {
@@ -130,7 +132,12 @@ pub enum IdentitySource {
         key: KbsUri,
     },
     /// The mesh's issuer.
-    Issuer,
+    Issuer {
+        /// Where it is reached. Names are not believed.
+        address: HostPort,
+        /// Who must answer there, by a certificate that leads to `peers.roots`.
+        spiffe: SpiffeId,
+    },
 }
 
 /// `[peers]`. With `trust` and what it needs in one value, so that neither can be forgotten.
@@ -171,6 +178,25 @@ pub struct PeerEvidence {
     pub pins: KbsUri,
     /// Oldest attestation that counts.
     pub max_age: Duration,
+}
+
+/// `[issuer]`: what the role that certifies needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuing {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Who it is to those who ask.
+    pub spiffe: SpiffeId,
+    /// Resource with the CA's certificate, and with what stands between it and the root. PEM.
+    pub certificate: KbsUri,
+    /// Resource with the CA's private key, PEM.
+    pub key: KbsUri,
+    /// Longest life of a certificate.
+    pub lifetime: Duration,
+    /// Most certificates in a minute, of one replica.
+    pub per_minute: u32,
+    /// Most of those for one identity.
+    pub per_identity: u32,
 }
 
 /// `[[inbound]]`.

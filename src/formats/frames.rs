@@ -4,7 +4,7 @@
 //! Whoever reads says which kinds may come. A head is judged before a byte behind it is read or room
 //! for it is made.
 
-use super::statement;
+use super::{statement, wanted};
 
 /// Bytes of a head.
 pub const HEAD: usize = 5;
@@ -15,6 +15,12 @@ pub const MAX_EVIDENCE: usize = 256 * 1024;
 
 /// Bytes of a hello: flags, nonce.
 const HELLO: usize = 1 + statement::LENGTH;
+
+/// Most bytes of a certificate request, 4 KiB. One for a P-256 key without extensions has 200.
+pub const MAX_REQUEST: usize = 4 * 1024;
+
+/// Most bytes of a chain, 32 KiB: eight certificates, as many as a chain may have, of the largest kind.
+pub const MAX_CHAIN: usize = 32 * 1024;
 
 /// Bytes of a signature, r then s.
 pub const SIGNATURE: usize = 64;
@@ -37,10 +43,28 @@ pub enum Kind {
     Signature,
     /// In place of all three: there is no evidence to give.
     Decline,
+    /// The names that a certificate is wanted for.
+    Names,
+    /// The key that it is wanted for: PKCS#10, DER.
+    Request,
+    /// The certificate, leaf first, and what stands between it and the root: DER after DER.
+    Chain,
+    /// In its place: why there is none.
+    Refusal,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Hello, Self::Ear, Self::Statement, Self::Signature, Self::Decline];
+    const ALL: [Self; 9] = [
+        Self::Hello,
+        Self::Ear,
+        Self::Statement,
+        Self::Signature,
+        Self::Decline,
+        Self::Names,
+        Self::Request,
+        Self::Chain,
+        Self::Refusal,
+    ];
 
     fn code(self) -> u8 {
         match self {
@@ -49,6 +73,10 @@ impl Kind {
             Self::Statement => 3,
             Self::Signature => 4,
             Self::Decline => 5,
+            Self::Names => 6,
+            Self::Request => 7,
+            Self::Chain => 8,
+            Self::Refusal => 9,
         }
     }
 
@@ -60,6 +88,62 @@ impl Kind {
             Self::Statement => (1, statement::MAX_BYTES),
             Self::Signature => (SIGNATURE, SIGNATURE),
             Self::Decline => (0, 0),
+            Self::Names => (1, wanted::MAX_BYTES),
+            Self::Request => (1, MAX_REQUEST),
+            Self::Chain => (1, MAX_CHAIN),
+            Self::Refusal => (1, 1),
+        }
+    }
+}
+
+/// Why an issuer gives no certificate: as much as whoever asks is told. The issuer's log says more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// What was sent cannot be.
+    Malformed,
+    /// The key or the names of the request.
+    Request,
+    /// The attestation result, or the word of its key, is not believed.
+    Evidence,
+    /// Good evidence, of a guest that may not have these names.
+    Identity,
+    /// Too many at this time.
+    Busy,
+    /// The issuer has no CA that it may sign with now.
+    Unready,
+}
+
+impl Refused {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 6] =
+        [Self::Malformed, Self::Request, Self::Evidence, Self::Identity, Self::Busy, Self::Unready];
+
+    /// The byte of its frame.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Malformed => 1,
+            Self::Request => 2,
+            Self::Evidence => 3,
+            Self::Identity => 4,
+            Self::Busy => 5,
+            Self::Unready => 6,
+        }
+    }
+
+    /// Of that byte.
+    pub fn of(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|refused| refused.code() == code)
+    }
+
+    /// Stable name.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Request => "bad-request",
+            Self::Evidence => "bad-evidence",
+            Self::Identity => "not-entitled",
+            Self::Busy => "too-many",
+            Self::Unready => "not-ready",
         }
     }
 }
@@ -172,6 +256,10 @@ mod tests {
             (4, 63),
             (4, 65),
             (5, 1),
+            (6, 4097),
+            (7, 4097),
+            (8, 32769),
+            (9, 2),
         ] {
             assert_eq!(Head::parse(head(code, length), &all), Err(Error::Length), "{code} {length}");
         }
@@ -181,7 +269,7 @@ mod tests {
     fn a_frame_out_of_turn_is_refused() {
         assert_eq!(Head::parse(head(3, 10), &[Kind::Ear, Kind::Decline]), Err(Error::Kind));
         assert_eq!(Head::parse(head(1, 33), &[]), Err(Error::Kind));
-        for code in [0, 6, 0x16, b'G', 255] {
+        for code in [0, 10, 0x16, b'G', 255] {
             assert_eq!(Head::parse(head(code, 33), &Kind::ALL), Err(Error::Kind), "{code}");
         }
     }
@@ -198,6 +286,14 @@ mod tests {
         assert_eq!(Hello::parse(&[0; 32]), Err(Error::Length));
         assert_eq!(Hello::parse(&[0; 34]), Err(Error::Length));
         assert_eq!(Hello::parse(&[]), Err(Error::Length));
+    }
+
+    #[test]
+    fn each_reason_has_a_byte_and_other_bytes_are_none() {
+        for refused in Refused::ALL {
+            assert_eq!(Refused::of(refused.code()), Some(refused));
+        }
+        assert_eq!((Refused::of(0), Refused::of(7)), (None, None));
     }
 
     #[test]

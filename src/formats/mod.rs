@@ -1,5 +1,6 @@
 //! Formats of the field, parsed from hostile bytes. Pure: no I/O, no clock.
 
+pub mod csr;
 pub mod ear;
 pub mod frames;
 pub mod hex;
@@ -14,4 +15,5 @@ pub mod pins;
 pub mod runtime_data;
 pub mod sealed;
 pub mod statement;
+pub mod wanted;
 pub mod x509;

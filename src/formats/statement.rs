@@ -45,6 +45,8 @@ pub enum Purpose {
     ChannelClient,
     /// The side that was connected to.
     ChannelServer,
+    /// Whoever wants a certificate from the issuer that it is connected to.
+    Issue,
 }
 
 impl Purpose {
@@ -52,16 +54,18 @@ impl Purpose {
         match self {
             Self::ChannelClient => "channel-client",
             Self::ChannelServer => "channel-server",
+            Self::Issue => "issue",
         }
     }
 }
 
-/// The certificate that a side shows in TLS, as statements name it.
+/// The certificate that a side shows in TLS, or that it wants, as statements name it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct LeafBinding {
     /// SHA-256 of its `SubjectPublicKeyInfo`, DER, as it stands in the certificate.
     pub spki: [u8; LENGTH],
-    /// SHA-256 of its `subjectAltName` extension's value, DER, as it stands in the certificate.
+    /// SHA-256 of its `subjectAltName` extension's value, DER, as it stands in the certificate; of the
+    /// payload of the frame `names` where it is only wanted.
     pub names: [u8; LENGTH],
 }
 
@@ -90,7 +94,7 @@ pub enum Error {
     /// Another version.
     #[error("is of another version")]
     Version,
-    /// Another purpose than the two.
+    /// Another purpose than those.
     #[error("has a `purpose` that is not known")]
     Purpose,
     /// A value that is not 32 bytes of base64url, with `sha256:` before hashes.
@@ -122,6 +126,11 @@ impl LeafBinding {
         let names = certificate.get_extension_unique(&OID_X509_EXT_SUBJECT_ALT_NAME).ok()??;
         Some(Self { spki: sha256(certificate.public_key().raw), names: sha256(names.value) })
     }
+
+    /// Of a certificate that is wanted: for this key (`SubjectPublicKeyInfo`, DER) and these names.
+    pub fn of_wanted(spki: &[u8], names: &[u8]) -> Self {
+        Self { spki: sha256(spki), names: sha256(names) }
+    }
 }
 
 impl Statement {
@@ -134,7 +143,7 @@ impl Statement {
         if raw.v != VERSION {
             return Err(Error::Version);
         }
-        let purposes = [Purpose::ChannelClient, Purpose::ChannelServer];
+        let purposes = [Purpose::ChannelClient, Purpose::ChannelServer, Purpose::Issue];
         let purpose = purposes.into_iter().find(|purpose| purpose.label() == raw.purpose).ok_or(Error::Purpose)?;
         let hash = |name, text: &str| bytes32(name, text.strip_prefix(HASH).unwrap_or_default());
         let statement = Self {
@@ -247,6 +256,9 @@ mod tests {
         assert_eq!(with(",\"v\":1", ""), Err(Error::Form), "a member missing");
         assert_eq!(with("\"v\":1", "\"v\":2"), Err(Error::Version));
         assert_eq!(with("channel-server", "tls-cert"), Err(Error::Purpose));
+        assert!(
+            with("channel-server", "issue").is_ok_and(|other| other.is(&statement()) == Err(Error::Other("purpose")))
+        );
         assert_eq!(with("\"BAQ", "\"BAQA"), Err(Error::Value("exporter")), "longer");
         assert_eq!(with("\"AwMD", "\""), Err(Error::Value("nonce")), "shorter");
         assert_eq!(with("sha256:AQ", "sha384:AQ"), Err(Error::Value("spki")), "another hash");

@@ -1,6 +1,7 @@
 //! What `diagnose` asks about the sidecar's side: whom it would believe, and whether it would get a
 //! certificate. The very steps of an epoch, without publishing one.
 
+use super::issuer::IssuerTerms;
 use super::{Attested, Terms, rules, show};
 use crate::check::{Check, Outcome};
 use crate::clock::Clock;
@@ -44,6 +45,11 @@ pub fn checks() -> Vec<&'static Check> {
 pub fn terms(roles: &Roles, provenance: Provenance) -> (Outcome, Option<Terms>) {
     if !roles.serves() {
         return (Outcome::Skip("the configuration has no listeners".to_owned()), None);
+    }
+    // An issuer's pod has `[peers]` too, and serves nobody but those who ask for certificates.
+    if roles.issuer.is_some() && roles.identity.is_none() {
+        let judged = IssuerTerms::of(roles, provenance);
+        return (judged.map(|terms| format!("an issuer at {}", terms.issuing().listen)).into(), None);
     }
     match Terms::of(roles, provenance) {
         Ok(terms) => {

@@ -16,19 +16,19 @@ use crate::tls::server::Served;
 
 /// Shortest time between two renewals that the clock asks for: a certificate that is nearly over, and
 /// stays so, must not become a storm of attestations.
-const LEAST: Duration = Duration::from_secs(5);
+pub(super) const LEAST: Duration = Duration::from_secs(5);
 
 /// Shortest time between two renewals that a person asks for (SIGHUP).
-const LEAST_ASKED: Duration = Duration::from_millis(500);
+pub(super) const LEAST_ASKED: Duration = Duration::from_millis(500);
 
 /// First and longest pause after a renewal that failed.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Longest renewal. It runs while the old leaf is good, so it may take its time, but not all of it.
-const BUDGET: Duration = Duration::from_secs(120);
+pub(super) const BUDGET: Duration = Duration::from_secs(120);
 
 /// Longest sleep: a guest that was suspended, or whose clock was moved, must notice.
-const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
 /// Asks for a renewal now.
 pub type Ask = mpsc::Receiver<()>;
@@ -171,13 +171,13 @@ impl<A: Attest> Keeper<A> {
     }
 }
 
-fn pause(failures: u32) -> Duration {
+pub(super) fn pause(failures: u32) -> Duration {
     let (first, longest) = RETRY;
     jitter(first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(longest))
 }
 
 /// Nine to eleven tenths of it: pods that started together do not renew together.
-fn jitter(about: Duration) -> Duration {
+pub(super) fn jitter(about: Duration) -> Duration {
     let mut byte = [0_u8; 1];
     // Without randomness everything is at its middle.
     let part = if aws_lc_rs::rand::fill(&mut byte).is_ok() { u32::from(byte[0]) } else { 128 };

@@ -4,8 +4,10 @@
 //! and the key that was attested is the leaf's key where the road gives it to us. A new epoch is
 //! published whole; what was accepted under the one before goes on. [`keep()`] drives it by the clock.
 
+mod asking;
 pub mod checks;
 mod evidence;
+pub mod issuer;
 mod keep;
 
 use std::collections::BTreeMap;
@@ -19,9 +21,10 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::config::Provenance;
 use crate::config::roles::{Allow, Identity, IdentitySource, Peers, Protocol, Roles};
-use crate::config::spiffe::{PeerPattern, SpiffeId};
+use crate::config::spiffe::{PeerId, PeerPattern, SpiffeId};
 use crate::finding::{Class, Finding};
 use crate::formats::kbs_uri::KbsUri;
+use crate::formats::wanted::Wanted;
 use crate::issuance::{self, own, ready};
 use crate::kbs::TeeKey;
 use crate::secret::Secret;
@@ -134,17 +137,32 @@ impl Terms {
                 "put countersign.toml into the initdata, or let initdata name a KBS over https with its CA, or write `trust = \"roots\"` in `[peers]`",
             );
         }
-        if identity.source == IdentitySource::Issuer {
-            return refuse(
-                "`identity.source = \"issuer\"` is not in this release",
-                "write `source = \"self\"` or `source = \"kbs-certificate\"` in `[identity]`, or use a later release",
-            );
+        if matches!(identity.source, IdentitySource::Issuer { .. }) {
+            if peers.roots().is_none() {
+                return refuse(
+                    "`identity.source = \"issuer\"`, and `[peers]` has no `roots`: nothing says which certificates to take",
+                    "write `trust = \"both\"` or `trust = \"roots\"` in `[peers]`, and `roots`",
+                );
+            }
+            // As for peers: the attestation result goes to whom the configuration chooses.
+            if !gives {
+                return refuse(
+                    "`identity.source = \"issuer\"`, and this configuration came over CDH, whose transport cannot be seen",
+                    "put countersign.toml into the initdata, or let initdata name a KBS over https with its CA",
+                );
+            }
         }
         let kubectl_coco = roles.is_kubectl_coco();
         if identity.spiffe.is_none() && identity.dns.is_empty() && !kubectl_coco {
             return refuse(
                 "`[identity]` has neither `spiffe` nor `dns`: a certificate without a name is nobody's",
                 "add `spiffe = \"spiffe://…\"` to `[identity]`",
+            );
+        }
+        if matches!(identity.source, IdentitySource::Issuer { .. }) && wanted(&identity).is_none() {
+            return refuse(
+                "`[identity]` has several `dns` and no `spiffe`: nobody could tell whose its certificate is",
+                "add `spiffe = \"spiffe://…\"` to `[identity]`, or leave one name in `dns`",
             );
         }
         if roles.inbound.is_empty() && roles.outbound.is_empty() {
@@ -199,13 +217,13 @@ async fn show(
     clock: &Clock,
 ) -> Result<(Arc<Leaf>, Option<Arc<Prover>>), Finding> {
     let guest = attested.guest().await?;
-    let issued = issue(terms, attested, guest.as_ref(), clock).await?;
-    let ready_made = matches!(terms.identity.source, IdentitySource::KbsCertificate { .. });
+    let issued = issue(terms, attested, guest.as_ref(), rules, clock).await?;
+    let by_others = !matches!(terms.identity.source, IdentitySource::Own);
     let expected = Expected {
         spiffe: terms.identity.spiffe.as_ref(),
         dns: &terms.identity.dns,
         // kubectl-coco's peers look at another CA than its sidecar does, or (`curl -k`) at none.
-        roots: if ready_made && !terms.kubectl_coco { rules.pem.as_deref() } else { None },
+        roots: if by_others && !terms.kubectl_coco { rules.pem.as_deref() } else { None },
         rsa: terms.kubectl_coco,
         now: clock.now(),
     };
@@ -253,6 +271,8 @@ struct Rules {
     doors: Vec<Arc<Door>>,
     /// For each `[[outbound]]`.
     exits: Vec<Arc<Door>>,
+    /// For the issuer, where there is one.
+    issuer: Option<Arc<Door>>,
 }
 
 async fn rules(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result<Rules, Finding> {
@@ -267,7 +287,7 @@ async fn rules(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result
     let trust = trust_of(&terms.peers, pem.as_deref(), demand.as_ref(), Calls::Them, clock)?;
     #[cfg(feature = "compat")]
     if terms.kubectl_coco {
-        return Ok(Rules { pem, doors: vec![Arc::new(Door::for_anyone(trust))], exits: Vec::new() });
+        return Ok(Rules { pem, doors: vec![Arc::new(Door::for_anyone(trust))], exits: Vec::new(), issuer: None });
     }
     let trust = Arc::new(trust);
     let mut lists: BTreeMap<String, Vec<PeerPattern>> = BTreeMap::new();
@@ -298,7 +318,11 @@ async fn rules(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result
     };
     let exits: Option<Vec<_>> = terms.exits.iter().map(exit).collect();
     let exits = exits.ok_or_else(|| Finding::new(Class::Bug, "an identity is no pattern of itself"))?;
-    Ok(Rules { pem, doors, exits })
+    let issuer = match &terms.identity.source {
+        IdentitySource::Issuer { spiffe, .. } => exit(spiffe),
+        _ => None,
+    };
+    Ok(Rules { pem, doors, exits, issuer })
 }
 
 /// Whom to believe, by what was read.
@@ -342,6 +366,7 @@ async fn issue(
     terms: &Terms,
     attested: &impl Attested,
     guest: Option<&Guest>,
+    rules: &Rules,
     clock: &Clock,
 ) -> Result<Issued, Finding> {
     let Identity { source, spiffe, dns, lifetime } = &terms.identity;
@@ -352,16 +377,26 @@ async fn issue(
                 Some(guest) => Secret::new(guest.key.expose().to_vec()),
                 None => fresh_key().ok_or_else(|| refuse(issuance::Error::Key))?,
             };
-            let names = own::Names { spiffe: spiffe.as_ref(), dns };
-            own::sign(key, names, clock.now(), *lifetime).map_err(refuse)
+            let names = spiffe.iter().cloned().map(PeerId::Spiffe).chain(dns.iter().cloned().map(PeerId::Dns));
+            own::sign(key, &names.collect::<Vec<_>>(), clock.now(), *lifetime).map_err(refuse)
         }
         IdentitySource::KbsCertificate { certificate, key } => {
             let certificate = attested.fetch(certificate, MAX_RESOURCE).await?;
             let key = attested.fetch(key, MAX_KEY).await?;
             ready::read(&certificate, &key).map_err(refuse)
         }
-        IdentitySource::Issuer => Err(refuse(issuance::Error::Make)),
+        IdentitySource::Issuer { address, spiffe } => {
+            let (door, wanted) = rules.issuer.clone().zip(wanted(&terms.identity)).ok_or_else(|| {
+                Finding::new(Class::Bug, "there is nobody to ask for a certificate, or no name to ask for")
+            })?;
+            asking::ask((address, spiffe), door, guest, &wanted).await
+        }
     }
+}
+
+/// The names that the issuer is asked for.
+fn wanted(identity: &Identity) -> Option<Wanted> {
+    Wanted::of(identity.spiffe.as_ref(), &identity.dns)
 }
 
 /// Where the guest's services keep the attested key to themselves.
@@ -379,7 +414,8 @@ fn text(bytes: &Secret, uri: &KbsUri) -> Result<String, Finding> {
 fn whose(source: &IdentitySource) -> String {
     match source {
         IdentitySource::KbsCertificate { certificate, .. } => format!("the certificate of {certificate}"),
-        _ => "our own certificate".to_owned(),
+        IdentitySource::Issuer { address, .. } => format!("the certificate of the issuer at {address}"),
+        IdentitySource::Own => "our own certificate".to_owned(),
     }
 }
 
@@ -403,7 +439,10 @@ fn not_shown(source: &IdentitySource, error: &crate::tls::leaf::LeafError) -> Fi
             "upload a certificate by a CA of `peers.roots`, valid now, for `identity.spiffe`, with extendedKeyUsage \
              serverAuth and clientAuth, to {certificate}"
         )),
-        _ => finding.next("correct `identity.spiffe` and `identity.dns`, and check the guest's clock"),
+        IdentitySource::Issuer { .. } => finding.next(
+            "upload the root of the issuer's CA to the resource of `peers.roots`, beside the one before it, and check the guest's clock",
+        ),
+        IdentitySource::Own => finding.next("correct `identity.spiffe` and `identity.dns`, and check the guest's clock"),
     }
 }
 

@@ -1,10 +1,17 @@
-//! Where a certificate comes from: our own signature ([`own`]), or the KBS, ready made ([`ready`]). The
-//! mesh's issuer is to be the third.
+//! Where a certificate comes from: our own signature ([`own`]), the KBS, ready made ([`ready`]), or the
+//! mesh's issuer, by a request ([`request`]). And the issuer's half: its CA ([`ca`]), and who is given what
+//! ([`desk`]).
 //!
 //! What comes out is only issued, not checked: [`crate::tls::leaf::Leaf::check`] does that for all.
 
+pub mod ca;
+pub mod desk;
+mod key;
 pub mod own;
+mod profile;
+pub mod quota;
 pub mod ready;
+pub mod request;
 
 /// Why nothing was issued. Each message continues "the certificate …", and quotes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,4 +40,16 @@ pub enum Error {
     /// A key where certificates belong.
     #[error("resource holds a private key: it belongs into the key's resource")]
     Misplaced,
+    /// A CA is wanted.
+    #[error("resource holds one that may not sign others (no CA:TRUE, or no keyCertSign)")]
+    NotCa,
+    /// The CA's key is another's, or of a kind that does not sign here.
+    #[error("does not belong to the key of the key's resource, or that key is neither P-256 nor P-384")]
+    CaKey,
+    /// The CA's subject cannot stand in a leaf as it is.
+    #[error("has a subject with an attribute twice, several in one, or none in UTF-8, printable or IA5 form")]
+    CaName,
+    /// The CA's time.
+    #[error("is not valid now, or ends within a minute: a CA signs nothing then")]
+    Ended,
 }

@@ -2,71 +2,24 @@
 
 use std::time::Duration;
 
-use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
-};
-use rustls::pki_types::PrivatePkcs8KeyDer;
-use time::OffsetDateTime;
-
-use super::Error;
-use crate::config::spiffe::SpiffeId;
+use super::key::Key;
+use super::{Error, profile};
+use crate::config::spiffe::PeerId;
 use crate::secret::Secret;
 use crate::tls::leaf::Issued;
 
-/// How far before now a certificate begins: peers' clocks may be behind ours by as much.
-const EARLIER: Duration = Duration::from_secs(5 * 60);
-
-/// What stands in the certificate.
-#[derive(Clone, Copy, Debug)]
-pub struct Names<'n> {
-    /// The SPIFFE identity.
-    pub spiffe: Option<&'n SpiffeId>,
-    /// DNS names.
-    pub dns: &'n [String],
-}
-
-/// Signs `key`'s certificate with `key`: from five minutes before `now` (seconds since 1970) until
-/// `lifetime` after it, for TLS servers and clients, for signatures only.
-pub fn sign(key: Secret, names: Names<'_>, now: u64, lifetime: Duration) -> Result<Issued, Error> {
-    let pair = PrivatePkcs8KeyDer::from(key.expose());
-    let pair = KeyPair::from_pkcs8_der_and_sign_algo(&pair, &PKCS_ECDSA_P256_SHA256).map_err(|_| Error::Key)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.not_before = moment(now.saturating_sub(EARLIER.as_secs()))?;
-    params.not_after = moment(now.saturating_add(lifetime.as_secs()))?;
-    params.serial_number = Some(serial()?);
-    if let Some(spiffe) = names.spiffe {
-        params.subject_alt_names.push(SanType::URI(spiffe.as_str().try_into().map_err(|_| Error::Make)?));
-    }
-    for name in names.dns {
-        params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into().map_err(|_| Error::Make)?));
-    }
-    let certificate = params.self_signed(&pair).map_err(|_| Error::Make)?;
+/// Signs `key`'s certificate for `names` with `key`: from five minutes before `now` (seconds since 1970)
+/// until `lifetime` after it, for TLS servers and clients, for signatures only.
+pub fn sign(key: Secret, names: &[PeerId], now: u64, lifetime: Duration) -> Result<Issued, Error> {
+    let params = profile::leaf(names, now, now.saturating_add(lifetime.as_secs()))?;
+    let certificate = params.self_signed(&Key::own(&key)?).map_err(|_| Error::Make)?;
     Ok(Issued { chain: vec![certificate.der().clone()], key })
-}
-
-/// 16 random bytes, positive (RFC 5280 §4.1.2.2).
-fn serial() -> Result<SerialNumber, Error> {
-    let mut bytes = [0_u8; 16];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::Make)?;
-    if let Some(first) = bytes.first_mut() {
-        *first = *first & 0x7f | 0x40;
-    }
-    Ok(SerialNumber::from_slice(&bytes))
-}
-
-fn moment(unix: u64) -> Result<OffsetDateTime, Error> {
-    let seconds = i64::try_from(unix).map_err(|_| Error::Time)?;
-    OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| Error::Time)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::spiffe::SpiffeId;
     use crate::kbs::TeeKey;
     use crate::tls::leaf::{Expected, Leaf, LeafError};
     use x509_parser::parse_x509_certificate;
@@ -79,9 +32,8 @@ mod tests {
 
     fn issued() -> (Issued, SpiffeId) {
         let id = SpiffeId::parse("spiffe://example.org/ns/payments/sa/api").unwrap();
-        let dns = ["api.payments.svc".to_owned()];
-        let names = Names { spiffe: Some(&id), dns: &dns };
-        let issued = sign(fresh_key(), names, NOW, Duration::from_secs(3600)).unwrap();
+        let names = [PeerId::Spiffe(id.clone()), PeerId::Dns("api.payments.svc".to_owned())];
+        let issued = sign(fresh_key(), &names, NOW, Duration::from_secs(3600)).unwrap();
         (issued, id)
     }
 
@@ -123,7 +75,7 @@ mod tests {
     #[test]
     fn the_attested_key_is_the_leafs() {
         let key = TeeKey::generate().unwrap();
-        let issued = sign(key.to_pkcs8().unwrap(), Names { spiffe: None, dns: &[] }, NOW, Duration::from_secs(600));
+        let issued = sign(key.to_pkcs8().unwrap(), &[], NOW, Duration::from_secs(600));
         let issued = issued.unwrap();
         let (_, certificate) = parse_x509_certificate(&issued.chain[0]).unwrap();
         let point = certificate.public_key().subject_public_key.data.to_vec();

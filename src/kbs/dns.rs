@@ -20,7 +20,7 @@ use hickory_resolver::system_conf::parse_resolv_conf;
 const MAX_CONF: u64 = 64 * 1024;
 
 /// Most addresses of one name that are tried: who has more has a load balancer.
-const MAX_ADDRESSES: usize = 4;
+pub(super) const MAX_ADDRESSES: usize = 4;
 
 /// Resolves the names of KBSes.
 pub struct Resolver {

@@ -8,6 +8,7 @@
 //! you speak our version?
 
 pub mod checks;
+mod dial;
 mod dns;
 pub mod endorsements;
 mod error;
@@ -20,6 +21,7 @@ mod session;
 pub(crate) mod testing;
 mod wire;
 
+pub use dial::{Undialled, dial};
 pub use dns::{DnsProblem, Names, Resolver};
 pub use error::{Error, Problem, Remedy, Step};
 pub use key::{KeyError, TeeKey};

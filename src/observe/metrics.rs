@@ -3,6 +3,7 @@
 //! Names and labels are stable (`docs/sidecar.md`). Labels come from configuration and from fixed
 //! tables, never from a peer: nobody can make them grow.
 
+mod issued;
 mod outbound;
 
 use std::fmt::Write as _;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::finding::{Class, TABLE};
 use crate::tls::peer::Reason;
+pub use issued::Issued;
 pub use outbound::Outbound;
 
 /// Upper bounds of the latency buckets, seconds.
@@ -160,6 +162,8 @@ pub struct Metrics {
     /// Of the port where all this is read, where that is over mTLS.
     port: Option<std::sync::Arc<Inbound>>,
     outbound: Vec<std::sync::Arc<Outbound>>,
+    /// Of an issuer.
+    issued: Option<std::sync::Arc<Issued>>,
     certificate_ends: AtomicU64,
     renewals: Counter,
     renewal_failures: [Counter; TABLE.len()],
@@ -194,6 +198,18 @@ impl Metrics {
     pub fn dialling(mut self, names: impl IntoIterator<Item = String>) -> Self {
         self.outbound = names.into_iter().map(|name| std::sync::Arc::new(Outbound::new(name))).collect();
         self
+    }
+
+    /// The same, and for what an issuer gives.
+    #[must_use]
+    pub fn issuing(mut self) -> Self {
+        self.issued = Some(std::sync::Arc::default());
+        self
+    }
+
+    /// Of an issuer.
+    pub fn issued(&self) -> std::sync::Arc<Issued> {
+        self.issued.clone().unwrap_or_default()
     }
 
     /// Of the `[[outbound]]` with this place in configuration.
@@ -254,6 +270,9 @@ impl Metrics {
         }
         self.listeners(&mut page);
         outbound::write(&mut page, &self.outbound);
+        if let Some(issued) = &self.issued {
+            issued::write(&mut page, issued);
+        }
         page.0
     }
 

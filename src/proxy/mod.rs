@@ -13,6 +13,7 @@ pub mod framing;
 mod handshake;
 pub mod headers;
 pub mod http;
+pub mod issuing;
 pub mod limits;
 pub mod outbound;
 pub mod overheard;

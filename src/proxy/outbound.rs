@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
@@ -18,7 +17,7 @@ use rustls::pki_types::ServerName;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch as channel};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -30,16 +29,13 @@ use super::watch::{Phase, Watch, Way, reached};
 use crate::clock::Clock;
 use crate::config::grammar::{HostPort, Local};
 use crate::config::roles::Outbound;
-use crate::kbs::{DnsProblem, Resolver};
+use crate::kbs::{DnsProblem, Undialled, dial};
 use crate::observe::metrics;
 use crate::tls::client::Exit;
 use crate::tls::exchange::{self, Failure, Side, is_ours};
 use crate::tls::peer::{Reason, Refusal, VerifiedPeer};
 use crate::tls::prover::Prover;
 use crate::tls::server::{Served, refusal};
-
-/// Most addresses of the peer's name that are tried: who has more has a load balancer.
-const MAX_ADDRESSES: usize = 4;
 
 /// One `[[outbound]]`.
 pub struct Outlet {
@@ -70,10 +66,8 @@ pub enum Near {
 /// Why there is no connection to the peer.
 #[derive(Debug)]
 pub enum Broken {
-    /// The peer's name has no address.
-    Name(DnsProblem),
-    /// Nobody takes connections at any of its addresses.
-    Unreachable(io::ErrorKind),
+    /// There is no connection.
+    Undialled(Undialled),
     /// What answers is not the peer, or refuses us.
     Refused(Refusal),
     /// It is known, and has not proven itself.
@@ -193,9 +187,9 @@ pub async fn reach(
     exit: &Exit,
     prover: Option<&Prover>,
 ) -> Result<(TlsStream<TcpStream>, VerifiedPeer), Broken> {
-    let stream = dial(to).await?;
+    let stream = dial(to, DIAL_PEER).await.map_err(Broken::Undialled)?;
     socket::tune(&stream);
-    let name = name(to).ok_or(Broken::Name(DnsProblem::BadName))?;
+    let name = name(to).ok_or(Broken::Undialled(Undialled::Name(DnsProblem::BadName)))?;
     let connecting = TlsConnector::from(Arc::clone(&exit.config)).connect(name, stream);
     let mut tls = connecting.await.map_err(|error| Broken::Refused(refusal(&error)))?;
     let (_, connection) = tls.get_ref();
@@ -213,7 +207,7 @@ impl Broken {
     /// As in the log and in metrics. `None`: nobody was reached.
     pub fn reason(&self) -> Option<Reason> {
         match self {
-            Self::Name(_) | Self::Unreachable(_) => None,
+            Self::Undialled(_) => None,
             Self::Refused(refusal) => Some(refusal.reason),
             Self::Unproven(failure) => Some(failure.reason()),
         }
@@ -222,27 +216,6 @@ impl Broken {
 
 fn bare(reason: Reason) -> Broken {
     Broken::Refused(Refusal { reason, subject: String::new(), names: String::new() })
-}
-
-/// The first of the name's addresses that takes a connection.
-async fn dial(to: &HostPort) -> Result<TcpStream, Broken> {
-    let addresses = match to.host.parse::<IpAddr>() {
-        Ok(address) => vec![address],
-        // Made anew each time: the kubelet writes /etc/resolv.conf when it pleases.
-        Err(_) => match Resolver::system() {
-            Ok(resolver) => resolver.lookup(&to.host).await.map_err(Broken::Name)?,
-            Err(problem) => return Err(Broken::Name(problem)),
-        },
-    };
-    let mut last = io::ErrorKind::AddrNotAvailable;
-    for address in addresses.into_iter().take(MAX_ADDRESSES) {
-        match timeout(DIAL_PEER, TcpStream::connect(SocketAddr::new(address, to.port))).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = error.kind(),
-            Err(_) => last = io::ErrorKind::TimedOut,
-        }
-    }
-    Err(Broken::Unreachable(last))
 }
 
 /// What is asked for in the handshake: for gateways that choose by it. Nobody's certificate is judged by it.
@@ -299,11 +272,11 @@ impl Outlet {
     fn tell(&self, broken: &Broken) {
         let Outbound { to, peer, .. } = &self.outbound;
         match broken {
-            Broken::Name(problem) => {
+            Broken::Undialled(Undialled::Name(problem)) => {
                 self.counts.unreachable.add(1);
                 tracing::warn!(%to, why = %problem, "peer not reached");
             }
-            Broken::Unreachable(kind) => {
+            Broken::Undialled(Undialled::Unreachable(kind)) => {
                 self.counts.unreachable.add(1);
                 tracing::warn!(%to, ?kind, "peer not reached");
             }

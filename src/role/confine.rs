@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::boot::Booted;
 use crate::config::grammar::Local;
+use crate::config::roles::IdentitySource;
 use crate::config::{Config, Via};
 use crate::ports::Ports;
 use crate::sandbox::Outcome;
@@ -54,6 +55,9 @@ fn needs(ports: &Ports, config: &Config, kbs: BTreeSet<u16>) -> Places {
         Local::Unix(_) => None,
     }));
     connect.extend(config.roles.outbound.iter().map(|outbound| outbound.to.port));
+    if let Some(IdentitySource::Issuer { address, .. }) = config.roles.identity.as_ref().map(|it| &it.source) {
+        connect.insert(address.port);
+    }
     Places {
         read,
         publish: publishes.then(|| config.secrets.directory.clone()),

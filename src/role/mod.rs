@@ -6,6 +6,7 @@ mod diagnose;
 mod evidence;
 mod get;
 mod init;
+mod issuer;
 mod report;
 mod sidecar;
 
@@ -99,6 +100,10 @@ fn dispatch(ports: &Ports, tools: Tools) -> u8 {
             let calls = sandbox::calls::restrict();
             report::end(ports, &ended("sidecar", sidecar::run(ports, calls)))
         }
+        Command::Issuer => {
+            let calls = sandbox::calls::restrict();
+            report::end(ports, &ended("issuer", issuer::run(ports, calls)))
+        }
         Command::Get(arguments) => {
             if let Outcome::Off(why) = sandbox::calls::restrict() {
                 tracing::debug!(seccomp = why, "sandbox");
@@ -139,9 +144,7 @@ fn role_from_env(ports: &Ports) -> Result<Command, Finding> {
         Some("init") => Ok(Command::Init(cli::Init { config: None })),
         Some("sidecar") => Ok(Command::Sidecar),
         Some("diagnose") => Ok(Command::Diagnose(diagnose::as_a_role())),
-        Some("issuer") => Err(Finding::new(Class::Usage, "COUNTERSIGN_ROLE=issuer is not in this release")
-            .why("this release has the roles `init`, `sidecar` and `diagnose`, and the commands `get` and `config`")
-            .next("set COUNTERSIGN_ROLE=init, sidecar or diagnose, or use an image of a later release")),
+        Some("issuer") => Ok(Command::Issuer),
         _ => Err(Finding::new(
             Class::Usage,
             format!("COUNTERSIGN_ROLE={} is no role", printable(&role.to_string_lossy(), 40)),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::boot::{Booted, ByRoad};
@@ -125,13 +126,13 @@ impl Pages {
 }
 
 /// What the pod's owner says to us.
-struct Signals {
-    end: Signal,
-    renew: Signal,
+pub(super) struct Signals {
+    pub(super) end: Signal,
+    pub(super) renew: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, Finding> {
+    pub(super) fn new() -> Result<Self, Finding> {
         let listen = |kind| {
             signal(kind).map_err(|error| Finding::new(Class::Bug, format!("signals cannot be heard: {}", error.kind())))
         };
@@ -140,9 +141,9 @@ impl Signals {
 }
 
 /// A fresh attestation for each epoch.
-struct Roads {
-    ports: Ports,
-    booted: Arc<Booted>,
+pub(super) struct Roads {
+    pub(super) ports: Ports,
+    pub(super) booted: Arc<Booted>,
 }
 
 impl identity::Attest for Roads {
@@ -195,7 +196,7 @@ async fn sidecar(
     let (served, epochs) = watch::channel(None);
     let (phase, phases) = watch::channel(Phase::Serving);
     let (renew, ask) = mpsc::channel(1);
-    let (begun, has_begun) = oneshot::channel();
+    let (started_once, has_begun) = oneshot::channel();
     let keeper = Keeper {
         terms,
         attest: Roads { ports: ports.clone(), booted: Arc::clone(booted) },
@@ -204,16 +205,9 @@ async fn sidecar(
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
     };
-    let mut keeping = tokio::spawn(keep(keeper, road, ask, begun));
-    tokio::select! {
-        begun = timeout_at(deadline.at(), has_begun) => match begun {
-            Ok(Ok(())) => {}
-            // The keeper ended instead, and says why.
-            Ok(Err(_)) => return Err(why(keeping.await)),
-            Err(_) => return Err(Finding::new(Class::Certificate, "there was no certificate before the deadline")
-                .next("check that the KBS answers in time, or raise `deadline` in the configuration")),
-        },
-        _ = signals.end.recv() => return Ok("ended before it served".to_owned()),
+    let mut keeping = tokio::spawn(keep(keeper, road, ask, started_once));
+    if !begun(&mut keeping, has_begun, deadline, signals).await? {
+        return Ok("ended before it served".to_owned());
     }
 
     let opening = Opening {
@@ -239,16 +233,7 @@ async fn sidecar(
     let (listeners, outbound) = (config.roles.inbound.len(), config.roles.outbound.len());
     tracing::info!(listeners, outbound, descriptors, "serving");
 
-    let revoked = loop {
-        tokio::select! {
-            ended = &mut keeping => break Some(why(ended)),
-            _ = signals.end.recv() => break None,
-            _ = signals.renew.recv() => {
-                // One that is asked for already is asked for once.
-                let _ = renew.try_send(());
-            }
-        }
-    };
+    let revoked = until_over(&mut keeping, &renew, signals).await;
     if let Some(finding) = &revoked {
         tracing::warn!(class = finding.class.label(), saw = %finding.saw, "no longer entitled to serve");
     }
@@ -262,6 +247,44 @@ async fn sidecar(
         (Some(finding), _) => Err(finding),
         (None, 0) => Ok(format!("drained: {left} still connected at the signal, none was cut")),
         (None, cut) => Err(Finding::new(Class::DrainForced, format!("{cut} connections were cut, {left} were open"))),
+    }
+}
+
+/// Waits for the first epoch. `false`: told to end before there was one.
+pub(super) async fn begun(
+    keeping: &mut JoinHandle<Finding>,
+    has_begun: oneshot::Receiver<()>,
+    deadline: Deadline,
+    signals: &mut Signals,
+) -> Result<bool, Finding> {
+    tokio::select! {
+        begun = timeout_at(deadline.at(), has_begun) => match begun {
+            Ok(Ok(())) => Ok(true),
+            // The keeper ended instead, and says why.
+            Ok(Err(_)) => Err(why(keeping.await)),
+            Err(_) => Err(Finding::new(Class::Certificate, "there was no certificate before the deadline")
+                .next("check that the KBS answers in time, or raise `deadline` in the configuration")),
+        },
+        _ = signals.end.recv() => Ok(false),
+    }
+}
+
+/// Waits until it is told to end, or until the KBS says that this guest may no longer have what it needs.
+/// Renews when it is asked to.
+pub(super) async fn until_over(
+    keeping: &mut JoinHandle<Finding>,
+    renew: &mpsc::Sender<()>,
+    signals: &mut Signals,
+) -> Option<Finding> {
+    loop {
+        tokio::select! {
+            ended = &mut *keeping => return Some(why(ended)),
+            _ = signals.end.recv() => return None,
+            _ = signals.renew.recv() => {
+                // One that is asked for already is asked for once.
+                let _ = renew.try_send(());
+            }
+        }
     }
 }
 
@@ -368,7 +391,7 @@ async fn keep_secrets(
 }
 
 /// Waits until nobody is connected. Returns how many are, when time is over or a second SIGTERM comes.
-async fn drain(metrics: &Metrics, until: Instant, signals: &mut Signals) -> i64 {
+pub(super) async fn drain(metrics: &Metrics, until: Instant, signals: &mut Signals) -> i64 {
     loop {
         match metrics.open() {
             0 => return 0,
@@ -508,7 +531,7 @@ fn cannot_dial(outbound: &Outbound, error: &std::io::Error) -> Finding {
     }
 }
 
-fn listen(key: &str, address: std::net::SocketAddr) -> Result<TcpListener, Finding> {
+pub(super) fn listen(key: &str, address: std::net::SocketAddr) -> Result<TcpListener, Finding> {
     socket::hold(address).and_then(Held::listen).map_err(|error| cannot_listen(key, address, &error))
 }
 
@@ -536,7 +559,7 @@ fn metrics_port(
     Ok(None)
 }
 
-fn page(metrics: &Arc<Metrics>) -> plain::Page {
+pub(super) fn page(metrics: &Arc<Metrics>) -> plain::Page {
     let metrics = Arc::clone(metrics);
     Arc::new(move |path: &str| {
         let text = (path == "/metrics").then(|| (200, metrics.text()));
@@ -545,7 +568,7 @@ fn page(metrics: &Arc<Metrics>) -> plain::Page {
 }
 
 /// As many open files as the container may have. Returns how many.
-fn raise_descriptors() -> usize {
+pub(super) fn raise_descriptors() -> usize {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };

@@ -7,6 +7,7 @@ use rustls::SignatureScheme;
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::sign::CertifiedKey;
 
+use super::exchange::OURS_ISSUE;
 use super::leaf::Leaf;
 use super::server::ONLY;
 use super::trust::Door;
@@ -25,13 +26,25 @@ impl Exit {
     /// TLS 1.3, our certificate shown, nothing resumed: a resumed session skips the check of the server's
     /// certificate. `alpn` is what is offered, in the order of preference.
     pub fn new(leaf: &Leaf, door: Arc<Door>, alpn: &[&[u8]]) -> Result<Self, Error> {
+        Self::of(door, alpn, Some(leaf.certified()))
+    }
+
+    /// Towards an issuer: whoever wants a certificate has none to show.
+    pub fn to_issuer(door: Arc<Door>) -> Result<Self, Error> {
+        Self::of(door, &[OURS_ISSUE], None)
+    }
+
+    fn of(door: Arc<Door>, alpn: &[&[u8]], leaf: Option<Arc<CertifiedKey>>) -> Result<Self, Error> {
         let verifier = Arc::<Door>::clone(&door);
-        let mut config = ClientConfig::builder_with_provider(provider())
+        let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(ONLY)
             .map_err(|_| Error::Provider)?
             .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_client_cert_resolver(Arc::new(Always(leaf.certified())));
+            .with_custom_certificate_verifier(verifier);
+        let mut config = match leaf {
+            Some(leaf) => config.with_client_cert_resolver(Arc::new(Always(leaf))),
+            None => config.with_no_client_auth(),
+        };
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();

@@ -52,6 +52,25 @@ impl Demand {
         channel(&appraised, shown.statement, shown.signature, expected)
     }
 
+    /// Judges what whoever wants a certificate for these names shows, on the connection that `expected` is
+    /// about. Its evidence must be good for each of the names. Nothing of it is remembered: each request has
+    /// an attestation of its own.
+    pub fn judge_wanted(&self, names: &[PeerId], shown: &Shown<'_>, expected: &Statement) -> Result<Proven, Error> {
+        // What costs nothing comes before what costs a signature.
+        if names.iter().any(|name| self.pins.of(name).is_none()) {
+            return Err(Error::NoPin);
+        }
+        let now = self.clock.now();
+        let mut first = None;
+        for peer in names {
+            let (token_roots, pins) = (&self.token_roots, &self.pins);
+            let expected = Expected { token_roots, pins, peer, max_age: self.max_age, now };
+            let appraised = evidence(shown.ear, &expected)?;
+            first.get_or_insert(appraised);
+        }
+        channel(&Arc::new(first.ok_or(Error::NoPin)?), shown.statement, shown.signature, expected)
+    }
+
     /// Whether a peer's evidence, good under an earlier demand, is good under this one. `hash` is its
     /// certificate's.
     pub(super) fn still(&self, hash: &str, proven: &Proven) -> Result<(), Reason> {

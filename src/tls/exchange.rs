@@ -15,10 +15,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::demand::Shown;
 use super::peer::{Known, Reason, VerifiedPeer};
-use super::prover::Prover;
+use super::prover::{Proof, Prover};
 use super::trust::Door;
 use crate::appraise::peer::Proven;
-use crate::formats::frames::{self, HEAD, Head, Hello, Kind};
+use crate::formats::frames::{self, HEAD, Head, Hello, Kind, SIGNATURE};
 use crate::formats::statement::{EXPORTER_LABEL, LENGTH, Purpose, Statement};
 
 /// ALPN ids of protocols that begin with this exchange, by what follows it.
@@ -27,6 +27,9 @@ pub const OURS_H2: &[u8] = b"countersign/1+h2";
 pub const OURS_HTTP1: &[u8] = b"countersign/1+http/1.1";
 /// The same with bytes.
 pub const OURS_TCP: &[u8] = b"countersign/1+tcp";
+
+/// What an issuer speaks, and nothing else ([`super::issue`]).
+pub const OURS_ISSUE: &[u8] = b"countersign/1+issue";
 
 /// Whether a protocol begins with this exchange.
 pub fn is_ours(alpn: Option<&[u8]>) -> bool {
@@ -135,7 +138,7 @@ pub async fn accept<S: Session>(session: &mut S, side: Side<'_>) -> Result<Verif
         proven = verify(session, &side, &ours, Purpose::ChannelClient).await?;
     }
     if theirs.demands {
-        prove(session, &side, &theirs, Purpose::ChannelServer).await?;
+        prove(session, side.prover, &theirs, Purpose::ChannelServer).await?;
     }
     session.flush().await?;
     if !ours.prove_first {
@@ -156,7 +159,7 @@ pub async fn connect<S: Session>(session: &mut S, side: Side<'_>) -> Result<Veri
     }
     if theirs.demands {
         // Also where we have nothing: its log says then why nobody came.
-        prove(session, &side, &theirs, Purpose::ChannelClient).await?;
+        prove(session, side.prover, &theirs, Purpose::ChannelClient).await?;
         session.flush().await?;
         if side.prover.is_none() {
             let admit = || side.door.admit(side.known, proven).map(Box::new).map_err(Failure::Refused);
@@ -170,13 +173,35 @@ pub async fn connect<S: Session>(session: &mut S, side: Side<'_>) -> Result<Veri
 }
 
 /// Reads the other side's proof and judges it, where one is demanded. `ours` is the hello that it answers.
-async fn verify<S: Session>(
+pub(super) async fn verify<S: Session>(
     session: &mut S,
     side: &Side<'_>,
     ours: &Hello,
     purpose: Purpose,
 ) -> Result<Option<Proven>, Failure> {
     let Some(demand) = side.door.demand() else { return Ok(None) };
+    let proof = read_proof(session).await?;
+    let exporter = session.exporter(&ours.nonce).ok_or(Failure::Ours)?;
+    let leaf = side.known.leaf().ok_or(Failure::Refused(Reason::BadCertificate))?;
+    let expected = Statement { purpose, leaf, nonce: ours.nonce, exporter };
+    demand.judge(&side.known, &proof.shown(), &expected).map(Some).map_err(Failure::Unproven)
+}
+
+/// A proof as it came: nothing of it is judged.
+pub struct Came {
+    ear: String,
+    statement: Vec<u8>,
+    signature: [u8; SIGNATURE],
+}
+
+impl Came {
+    /// For whoever judges it.
+    pub fn shown(&self) -> Shown<'_> {
+        Shown { ear: &self.ear, statement: &self.statement, signature: &self.signature }
+    }
+}
+
+pub(super) async fn read_proof<S: Session>(session: &mut S) -> Result<Came, Failure> {
     let (kind, ear) = read(session, &[Kind::Ear, Kind::Decline]).await?;
     if kind == Kind::Decline {
         return Err(Failure::Declined);
@@ -185,30 +210,35 @@ async fn verify<S: Session>(
     let (_, statement) = read(session, &[Kind::Statement]).await?;
     let (_, signature) = read(session, &[Kind::Signature]).await?;
     let signature = signature.try_into().map_err(|_| Failure::Frame(frames::Error::Length))?;
-    let exporter = session.exporter(&ours.nonce).ok_or(Failure::Ours)?;
-    let leaf = side.known.leaf().ok_or(Failure::Refused(Reason::BadCertificate))?;
-    let expected = Statement { purpose, leaf, nonce: ours.nonce, exporter };
-    let shown = Shown { ear: &ear, statement: &statement, signature: &signature };
-    demand.judge(&side.known, &shown, &expected).map(Some).map_err(Failure::Unproven)
+    Ok(Came { ear, statement, signature })
 }
 
 /// Shows what we have, to a peer that is known. `theirs` is the hello that it answers.
-async fn prove<S: Session>(session: &mut S, side: &Side<'_>, theirs: &Hello, purpose: Purpose) -> Result<(), Failure> {
-    let Some(prover) = side.prover else { return write(session, Kind::Decline, &[]).await };
+pub(super) async fn prove<S: Session>(
+    session: &mut S,
+    prover: Option<&Prover>,
+    theirs: &Hello,
+    purpose: Purpose,
+) -> Result<(), Failure> {
+    let Some(prover) = prover else { return write(session, Kind::Decline, &[]).await };
     let exporter = session.exporter(&theirs.nonce).ok_or(Failure::Ours)?;
     let proof = prover.prove(purpose, theirs.nonce, exporter).ok_or(Failure::Ours)?;
-    write(session, Kind::Ear, prover.ear().as_bytes()).await?;
+    write_proof(session, prover.ear(), &proof).await
+}
+
+pub(super) async fn write_proof<S: Session>(session: &mut S, ear: &str, proof: &Proof) -> Result<(), Failure> {
+    write(session, Kind::Ear, ear.as_bytes()).await?;
     write(session, Kind::Statement, &proof.statement).await?;
     write(session, Kind::Signature, &proof.signature).await
 }
 
-async fn read_hello<S: Session>(session: &mut S, ours: &Hello) -> Result<Hello, Failure> {
+pub(super) async fn read_hello<S: Session>(session: &mut S, ours: &Hello) -> Result<Hello, Failure> {
     let (_, payload) = read(session, &[Kind::Hello]).await?;
     let theirs = Hello::parse(&payload).map_err(Failure::Frame)?;
     if theirs.nonce == ours.nonce { Err(Failure::Mirror) } else { Ok(theirs) }
 }
 
-async fn read<S: Session>(session: &mut S, expected: &[Kind]) -> Result<(Kind, Vec<u8>), Failure> {
+pub(super) async fn read<S: Session>(session: &mut S, expected: &[Kind]) -> Result<(Kind, Vec<u8>), Failure> {
     let mut head = [0; HEAD];
     session.read_exact(&mut head).await?;
     let Head { kind, length } = Head::parse(head, expected).map_err(Failure::Frame)?;
@@ -217,18 +247,18 @@ async fn read<S: Session>(session: &mut S, expected: &[Kind]) -> Result<(Kind, V
     Ok((kind, payload))
 }
 
-async fn write<S: Session>(session: &mut S, kind: Kind, payload: &[u8]) -> Result<(), Failure> {
+pub(super) async fn write<S: Session>(session: &mut S, kind: Kind, payload: &[u8]) -> Result<(), Failure> {
     let frame = frames::write(kind, payload).ok_or(Failure::Ours)?;
     Ok(session.write_all(&frame).await?)
 }
 
-fn nonce() -> Result<[u8; LENGTH], Failure> {
+pub(super) fn nonce() -> Result<[u8; LENGTH], Failure> {
     let mut nonce = [0; LENGTH];
     rand::fill(&mut nonce).map_err(|_| Failure::Ours)?;
     Ok(nonce)
 }
 
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 #[cfg(test)]
 mod tests;

@@ -138,6 +138,12 @@ impl Leaf {
         Arc::clone(&self.certified)
     }
 
+    /// DER, for tests.
+    #[cfg(test)]
+    pub(crate) fn der(&self) -> Vec<u8> {
+        self.certified.cert.first().map(|leaf| leaf.to_vec()).unwrap_or_default()
+    }
+
     /// Whose it is, if it names exactly one.
     pub fn id(&self) -> Option<&PeerId> {
         self.id.as_ref()

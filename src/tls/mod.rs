@@ -8,6 +8,7 @@ mod anchored;
 pub mod client;
 pub mod demand;
 pub mod exchange;
+pub mod issue;
 pub mod leaf;
 mod look;
 pub mod peer;

@@ -35,11 +35,16 @@ pub enum Error {
 }
 
 /// One epoch's attestation result and key. The key only ever signs: nothing gives it away again.
-pub struct Prover {
+pub struct Attested {
     ear: Zeroizing<String>,
     key: EcdsaKeyPair,
-    leaf: LeafBinding,
     verdict: Status,
+}
+
+/// The same, for the certificate that peers are shown beside it.
+pub struct Prover {
+    attested: Attested,
+    leaf: LeafBinding,
 }
 
 /// What goes to a peer.
@@ -50,10 +55,9 @@ pub struct Proof {
     pub signature: [u8; SIGNATURE],
 }
 
-impl Prover {
-    /// Of an attestation result and the key that it names (PKCS#8), for connections on which `leaf` is
-    /// shown.
-    pub fn new(ear: Zeroizing<String>, key: &Secret, leaf: &Leaf) -> Result<Self, Error> {
+impl Attested {
+    /// Of an attestation result and the key that it names (PKCS#8).
+    pub fn new(ear: Zeroizing<String>, key: &Secret) -> Result<Self, Error> {
         if ear.len() > MAX_EVIDENCE {
             return Err(Error::TooLong);
         }
@@ -66,8 +70,7 @@ impl Prover {
         if !attested.is_same_key(&public) {
             return Err(Error::OtherKey);
         }
-        let verdict = claims.worst();
-        Ok(Self { key, leaf: leaf.binding().ok_or(Error::Leaf)?, verdict, ear })
+        Ok(Self { key, verdict: claims.worst(), ear })
     }
 
     /// The attestation result: for peers that are known, and for nobody else.
@@ -75,17 +78,35 @@ impl Prover {
         &self.ear
     }
 
+    /// States this. `None` where there is no randomness to sign with.
+    pub fn state(&self, statement: &Statement) -> Option<Proof> {
+        let signature = self.key.sign(&SystemRandom::new(), &statement.signing_input()).ok()?;
+        Some(Proof { statement: statement.canonical(), signature: signature.as_ref().try_into().ok()? })
+    }
+}
+
+impl Prover {
+    /// Of an attestation result and the key that it names (PKCS#8), for connections on which `leaf` is
+    /// shown.
+    pub fn new(ear: Zeroizing<String>, key: &Secret, leaf: &Leaf) -> Result<Self, Error> {
+        let attested = Attested::new(ear, key)?;
+        Ok(Self { attested, leaf: leaf.binding().ok_or(Error::Leaf)? })
+    }
+
+    /// The attestation result: for peers that are known, and for nobody else.
+    pub fn ear(&self) -> &str {
+        self.attested.ear()
+    }
+
     /// Whether the verifier's verdict is good. Peers refuse any other.
     pub fn is_affirming(&self) -> bool {
-        self.verdict == Status::Affirming
+        self.attested.verdict == Status::Affirming
     }
 
     /// States to whoever sent `nonce`, on the session that exports `exporter` for it, that it is us.
     /// `None` where there is no randomness to sign with.
     pub fn prove(&self, purpose: Purpose, nonce: [u8; 32], exporter: [u8; 32]) -> Option<Proof> {
-        let statement = Statement { purpose, leaf: self.leaf, nonce, exporter };
-        let signature = self.key.sign(&SystemRandom::new(), &statement.signing_input()).ok()?;
-        Some(Proof { statement: statement.canonical(), signature: signature.as_ref().try_into().ok()? })
+        self.attested.state(&Statement { purpose, leaf: self.leaf, nonce, exporter })
     }
 }
 

@@ -10,6 +10,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::client::Exit;
+use super::exchange::OURS_ISSUE;
 use super::leaf::Leaf;
 use super::peer::{Reason, Refusal};
 use super::prover::Prover;
@@ -50,11 +51,7 @@ impl Entrance {
                 .map_err(|_| Error::Provider)?
                 .with_client_cert_verifier(verifier)
                 .with_cert_resolver(Arc::new(Always(leaf.certified())));
-            config.session_storage = Arc::new(NoServerSessionStorage {});
-            config.send_tls13_tickets = 0;
-            config.max_early_data_size = 0;
-            config.ignore_client_order = true;
-            config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+            close(&mut config, alpn);
             Ok(Arc::new(config))
         };
         Ok(Self { plain: config(plain)?, ours: config(ours)?, door, leaf })
@@ -66,6 +63,26 @@ impl Entrance {
         let has_ours = offered.any(|name| self.ours.alpn_protocols.iter().any(|ours| ours == name));
         Arc::clone(if has_ours { &self.ours } else { &self.plain })
     }
+}
+
+/// An issuer's, for whoever has no certificate yet: TLS 1.3, nothing resumed, one protocol.
+pub fn for_requests(leaf: &Leaf) -> Result<Arc<ServerConfig>, Error> {
+    let mut config = ServerConfig::builder_with_provider(ciphers())
+        .with_protocol_versions(ONLY)
+        .map_err(|_| Error::Provider)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Always(leaf.certified())));
+    close(&mut config, &[OURS_ISSUE]);
+    Ok(Arc::new(config))
+}
+
+/// Nothing is resumed: a resumed session skips the check of certificates. And no other protocols.
+fn close(config: &mut ServerConfig, alpn: &[&[u8]]) {
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    config.ignore_client_order = true;
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
 }
 
 /// Ours, AES-128-GCM first: its handshake hashes with SHA-256, which processors have instructions for,

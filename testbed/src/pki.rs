@@ -34,7 +34,16 @@ const LONG_AGO: Years = (2020, 2021);
 impl Ca {
     /// A CA of a new key.
     pub fn new(name: &str) -> Self {
-        let mut params = params(name, &[], NOW);
+        Self::in_years(name, NOW)
+    }
+
+    /// A CA whose certificate expired years ago.
+    pub fn expired(name: &str) -> Self {
+        Self::in_years(name, LONG_AGO)
+    }
+
+    fn in_years(name: &str, years: Years) -> Self {
+        let mut params = params(name, &[], years);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().expect("aws-lc-rs makes P-256 keys");
@@ -45,6 +54,11 @@ impl Ca {
     /// Its certificate, PEM: what goes into `[kbs].ca`.
     pub fn pem(&self) -> &str {
         &self.pem
+    }
+
+    /// Its private key, PEM (PKCS#8): for an issuer.
+    pub fn key_pem(&self) -> String {
+        crate::encode::pem_of("PRIVATE KEY", &self.issuer.key().serialize_der())
     }
 
     pub(crate) fn der(&self) -> &[u8] {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::super::decode::{Decoder, Section};
 use super::super::grammar::{Local, dns, host_port, http_path, local, mode, socket};
 use super::super::roles::{
-    Allow, Exposure, ForwardIdentity, Identity, IdentitySource, Inbound, Limits, Metrics, Outbound, PeerEvidence,
-    Peers, Protocol, Roles,
+    Allow, Exposure, ForwardIdentity, Identity, IdentitySource, Inbound, Issuing, Limits, Metrics, Outbound,
+    PeerEvidence, Peers, Protocol, Roles,
 };
 use super::super::spiffe::{PeerPattern, SpiffeId};
 use crate::formats::kbs_uri::KbsUri;
@@ -17,6 +17,13 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// The app's answer where no time is written: as long as nginx (`proxy_read_timeout`) gives one.
 const DEFAULT_RESPONSE: Duration = Duration::from_secs(60);
+
+/// Certificates in a minute where no number is written: a hundred each second, less than half of which one core gives
+/// (docs/performance.md).
+const DEFAULT_PER_MINUTE: u32 = 6000;
+
+/// Of these, for one identity: a workload of three hundred replicas that starts at once, twice.
+const DEFAULT_PER_IDENTITY: u32 = 600;
 
 /// Permission bits of a socket where none are written: the app in its own container, by a common group.
 const DEFAULT_SOCKET_MODE: u32 = 0o660;
@@ -49,6 +56,7 @@ pub(super) fn read(d: &mut Decoder, top: &mut Section<'_>) -> Roles {
         section.finish(d);
     }
     roles.metrics = top.table(d, "metrics").and_then(|section| metrics(d, section));
+    roles.issuer = top.table(d, "issuer").and_then(|section| issuer(d, section));
     roles
 }
 
@@ -57,8 +65,12 @@ fn identity(d: &mut Decoder, mut section: Section<'_>) -> Option<Identity> {
     let before = d.problems.len();
     let certificate = section.text(d, "certificate", KbsUri::parse);
     let key = section.text(d, "key", KbsUri::parse);
+    let issuer = section.table(d, "issuer").map(|section| asked(d, section));
     let told = d.problems.len() > before;
     let full = section.full("source");
+    if issuer.is_some() && word.is_some_and(|word| word != "issuer") {
+        d.problem(&full, "does not use `[identity.issuer]`", "write `source = \"issuer\"`, or remove the table");
+    }
     let source = match (word, certificate, key) {
         (Some("kbs-certificate"), Some(certificate), Some(key)) => {
             Some(IdentitySource::KbsCertificate { certificate, key })
@@ -79,7 +91,13 @@ fn identity(d: &mut Decoder, mut section: Section<'_>) -> Option<Identity> {
             None
         }
         (Some("self"), ..) => Some(IdentitySource::Own),
-        (Some("issuer"), ..) => Some(IdentitySource::Issuer),
+        (Some("issuer"), ..) => {
+            if issuer.is_none() {
+                let hint = "add `[identity.issuer]` with `address` and `spiffe`, or choose another `source`";
+                d.problem(&full, "needs `[identity.issuer]`", hint);
+            }
+            issuer.flatten()
+        }
         _ => None,
     };
     let spiffe = section.text(d, "spiffe", SpiffeId::parse);
@@ -87,6 +105,28 @@ fn identity(d: &mut Decoder, mut section: Section<'_>) -> Option<Identity> {
     let lifetime = section.duration(d, "lifetime").unwrap_or(DEFAULT_LIFETIME);
     section.finish(d);
     Some(Identity { source: source?, spiffe, dns, lifetime })
+}
+
+/// `[identity.issuer]`.
+fn asked(d: &mut Decoder, mut section: Section<'_>) -> Option<IdentitySource> {
+    let address = section.text(d, "address", host_port);
+    let spiffe = section.text(d, "spiffe", SpiffeId::parse);
+    section.finish(d);
+    Some(IdentitySource::Issuer { address: address?, spiffe: spiffe? })
+}
+
+fn issuer(d: &mut Decoder, mut section: Section<'_>) -> Option<Issuing> {
+    let listen = section.text(d, "listen", socket);
+    let spiffe = section.text(d, "spiffe", SpiffeId::parse);
+    let certificate = section.text(d, "certificate", KbsUri::parse);
+    let key = section.text(d, "key", KbsUri::parse);
+    let lifetime = section.duration(d, "lifetime").unwrap_or(DEFAULT_LIFETIME);
+    let mut count = |d: &mut Decoder, name| section.integer(d, name).and_then(|count| u32::try_from(count).ok());
+    let per_minute = count(d, "per_minute").unwrap_or(DEFAULT_PER_MINUTE);
+    let per_identity = count(d, "per_identity").unwrap_or(DEFAULT_PER_IDENTITY);
+    section.finish(d);
+    let (listen, spiffe, certificate, key) = (listen?, spiffe?, certificate?, key?);
+    Some(Issuing { listen, spiffe, certificate, key, lifetime, per_minute, per_identity })
 }
 
 fn peers(d: &mut Decoder, mut section: Section<'_>) -> (Option<Peers>, Option<Duration>) {

@@ -61,7 +61,6 @@ fn every_key_of_the_table_is_accepted_and_every_key_read_is_in_the_table() {
     assert_eq!(decoder.problems, []);
     let table: std::collections::BTreeSet<String> =
         crate::config::keys::KEYS.iter().map(|key| key.path.to_owned()).collect();
-    assert_eq!(decoder.asked, table);
     let index = |key: &str| {
         let mut out = String::new();
         for part in key.split_inclusive(']') {
@@ -78,9 +77,16 @@ fn every_key_of_the_table_is_accepted_and_every_key_read_is_in_the_table() {
     let (allow, allow_from) = ("\nallow  = [\"spiffe://example.org/ns/monitoring", "\n# allow_from = \"");
     assert!(EVERYTHING.contains(allow) && EVERYTHING.contains(allow_from));
     let other = EVERYTHING.replace(allow, "\n# allow  = [\"spiffe://").replace(allow_from, "\nallow_from = \"");
-    let (decoder, _) = raw::read(&other, Origin::file("everything.toml"));
-    assert_eq!(decoder.problems, []);
-    present.extend(decoder.marks.keys().filter(|key| *key == "metrics.allow_from").cloned());
+    let (ready, asked) = ("\nsource      = \"kbs-", "\n# source      = \"issuer\"\n# issuer ");
+    assert!(other.contains(ready) && other.contains(asked));
+    let other = other.replace(ready, "\n# source = \"").replace("\ncertificate = \"kbs:///payments/mesh", "\n# \"");
+    let other = other.replace("\nkey         = \"kbs:///payments/mesh", "\n# \"");
+    let other = other.replace(asked, "\nsource = \"issuer\"\nissuer ");
+    let (second, _) = raw::read(&other, Origin::file("everything.toml"));
+    assert_eq!(second.problems, []);
+    let excluded = |key: &&String| *key == "metrics.allow_from" || key.starts_with("identity.issuer");
+    present.extend(second.marks.keys().filter(excluded).cloned());
+    assert_eq!(&decoder.asked | &second.asked, table);
     assert_eq!(present, table, "examples/everything.toml has every key");
 }
 
@@ -92,6 +98,43 @@ fn everything_resolves_when_measured() {
     assert_eq!(config.log, Log { level: tracing::Level::INFO, format: LogFormat::Json });
     assert_eq!(config.roles.inbound.len(), 2);
     assert_eq!(config.allow_env, ["COUNTERSIGN_LOG", "COUNTERSIGN_DEADLINE"]);
+}
+
+#[test]
+fn a_source_takes_what_it_needs_and_nothing_else() {
+    let said = |identity: &str| {
+        let problems = measured(&format!("version = 1\n[identity]\n{identity}")).unwrap_err();
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    let issuer = "issuer = { address = \"issuer:8444\", spiffe = \"spiffe://example.org/i\" }\n";
+    assert!(said("source = \"issuer\"\n").contains("identity.source: needs `[identity.issuer]`"));
+    assert!(
+        said(&format!("source = \"self\"\n{issuer}")).contains("identity.source: does not use `[identity.issuer]`")
+    );
+    assert!(
+        said("source = \"issuer\"\nissuer = { address = \"issuer:8444\" }\n")
+            .contains("identity.issuer.spiffe: is missing")
+    );
+    let any = "source = \"issuer\"\nissuer = { address = \"issuer:8444\", spiffe = \"spiffe://example.org/*\" }\n";
+    assert!(said(any).contains("identity.issuer.spiffe"), "no pattern is an issuer");
+    assert!(
+        said(&format!("source = \"issuer\"\nkey = \"kbs:///a/b/c\"\n{issuer}"))
+            .contains("does not use `certificate` and `key`")
+    );
+}
+
+#[test]
+fn an_issuers_certificates_live_for_an_hour_at_most() {
+    let issuer = |rest: &str| {
+        let table = "[issuer]\nlisten = \"[::]:8444\"\nspiffe = \"spiffe://example.org/i\"\n\
+                     certificate = \"kbs:///a/b/c\"\nkey = \"kbs:///a/b/k\"\n";
+        parse(&format!("version = 1\n{table}{rest}")).map(|config| config.roles.issuer.unwrap())
+    };
+    let plain = issuer("").unwrap();
+    assert_eq!((plain.lifetime, plain.per_minute, plain.per_identity), (Duration::from_secs(3600), 6000, 600));
+    for rest in ["lifetime = \"61m\"", "lifetime = \"1m\"", "per_minute = 0", "per_identity = 0", "next = 1"] {
+        assert!(issuer(rest).is_err(), "{rest}");
+    }
 }
 
 #[test]

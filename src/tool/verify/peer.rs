@@ -15,6 +15,7 @@ use crate::config::grammar::HostPort;
 use crate::evidence::twin::Field;
 use crate::finding::{Class, Finding, Who};
 use crate::formats::ear::EarToken;
+use crate::kbs::Undialled;
 use crate::proxy::outbound::{Broken, reach};
 use crate::tls::exchange::{Failure, OURS_H2, OURS_HTTP1, OURS_TCP};
 use crate::tls::peer::{Reason, VerifiedPeer};
@@ -98,9 +99,9 @@ pub(in crate::tool) fn finding(broken: &Broken) -> Finding {
         Finding::new(Class::Unreachable, saw).why("what does not answer cannot be judged").who(Who::Platform)
     };
     match broken {
-        Broken::Name(problem) => unreachable(format!("the peer's name has no address: {problem}"))
+        Broken::Undialled(Undialled::Name(problem)) => unreachable(format!("the peer's name has no address: {problem}"))
             .next("check the name; inside a cluster it ends in `.svc`"),
-        Broken::Unreachable(kind) => unreachable(format!("nobody takes connections there: {kind}"))
+        Broken::Undialled(Undialled::Unreachable(kind)) => unreachable(format!("nobody takes connections there: {kind}"))
             .next("check the port, and that the sidecar is ready (/readyz)"),
         Broken::Refused(refusal) => handshake(refusal.reason),
         Broken::Unproven(failure @ Failure::Gone(_)) => unreachable(format!("the peer {failure}")).next(
