@@ -101,43 +101,6 @@ fn everything_resolves_when_measured() {
 }
 
 #[test]
-fn a_source_takes_what_it_needs_and_nothing_else() {
-    let said = |identity: &str| {
-        let problems = measured(&format!("version = 1\n[identity]\n{identity}")).unwrap_err();
-        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-    };
-    let issuer = "issuer = { address = \"issuer:8444\", spiffe = \"spiffe://example.org/i\" }\n";
-    assert!(said("source = \"issuer\"\n").contains("identity.source: needs `[identity.issuer]`"));
-    assert!(
-        said(&format!("source = \"self\"\n{issuer}")).contains("identity.source: does not use `[identity.issuer]`")
-    );
-    assert!(
-        said("source = \"issuer\"\nissuer = { address = \"issuer:8444\" }\n")
-            .contains("identity.issuer.spiffe: is missing")
-    );
-    let any = "source = \"issuer\"\nissuer = { address = \"issuer:8444\", spiffe = \"spiffe://example.org/*\" }\n";
-    assert!(said(any).contains("identity.issuer.spiffe"), "no pattern is an issuer");
-    assert!(
-        said(&format!("source = \"issuer\"\nkey = \"kbs:///a/b/c\"\n{issuer}"))
-            .contains("does not use `certificate` and `key`")
-    );
-}
-
-#[test]
-fn an_issuers_certificates_live_for_an_hour_at_most() {
-    let issuer = |rest: &str| {
-        let table = "[issuer]\nlisten = \"[::]:8444\"\nspiffe = \"spiffe://example.org/i\"\n\
-                     certificate = \"kbs:///a/b/c\"\nkey = \"kbs:///a/b/k\"\n";
-        parse(&format!("version = 1\n{table}{rest}")).map(|config| config.roles.issuer.unwrap())
-    };
-    let plain = issuer("").unwrap();
-    assert_eq!((plain.lifetime, plain.per_minute, plain.per_identity), (Duration::from_secs(3600), 6000, 600));
-    for rest in ["lifetime = \"61m\"", "lifetime = \"1m\"", "per_minute = 0", "per_identity = 0", "next = 1"] {
-        assert!(issuer(rest).is_err(), "{rest}");
-    }
-}
-
-#[test]
 fn all_problems_are_told_at_once_each_with_its_line() {
     let text = "serial = \"7\"\ndeadlin = \"5m\"\n[kbs]\nvia = [\"cdh\", \"aa-tokn\"]\n[[secrets.file]]\npath = \"../a\"\n\
         mode = \"0446\"\nfrom = \"kbs:///a\"\nexpect = { format = \"yaml\", max_byts = 3 }\n[log]\nlevel = 3\n[[inbund]]\n";
