@@ -109,7 +109,15 @@ pub struct Inbound {
     pub withdrawn: Counter,
     /// The app took no connection (tcp).
     pub app_unreachable: Counter,
-    answers: [Counter; 6],
+    /// Answers to requests (http).
+    pub answers: Answers,
+}
+
+/// Answers to requests.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// By the first digit of the status.
+    by_class: [Counter; 6],
     /// From the head of the request to the head of the answer.
     latency: Histogram,
 }
@@ -139,10 +147,12 @@ impl Inbound {
             }
         }
     }
+}
 
+impl Answers {
     /// A request was answered with `status` after `took`.
-    pub fn answered(&self, status: u16, took: std::time::Duration) {
-        if let Some(counter) = self.answers.get(usize::from(status / 100).min(5)) {
+    pub fn count(&self, status: u16, took: std::time::Duration) {
+        if let Some(counter) = self.by_class.get(usize::from(status / 100).min(5)) {
             counter.add(1);
         }
         for (bucket, bound) in self.latency.buckets.iter().zip(BUCKETS) {
@@ -152,6 +162,11 @@ impl Inbound {
         }
         self.latency.count.add(1);
         self.latency.micros.add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// With the class of the status, as labels say it.
+    fn classes(&self) -> impl Iterator<Item = (&Counter, &'static str)> {
+        self.by_class.iter().zip(["0xx", "1xx", "2xx", "3xx", "4xx", "5xx"]).skip(1)
     }
 }
 
@@ -324,14 +339,14 @@ impl Metrics {
         let name = "countersign_responses_total";
         page.head(name, "counter", "Answers to peers, by class of status (http).");
         for inbound in self.all() {
-            for (counter, status) in inbound.answers.iter().zip(["0xx", "1xx", "2xx", "3xx", "4xx", "5xx"]).skip(1) {
+            for (counter, status) in inbound.answers.classes() {
                 page.line(name, &[("inbound", &inbound.name), ("status", status)], counter.get());
             }
         }
         let name = "countersign_response_seconds";
         page.head(name, "histogram", "From the head of a request to the head of its answer (http).");
         for inbound in self.all() {
-            page.histogram(name, &inbound.name, &inbound.latency);
+            page.histogram(name, ("inbound", &inbound.name), &inbound.answers.latency);
         }
     }
 }
@@ -358,16 +373,16 @@ impl Page {
         };
     }
 
-    fn histogram(&mut self, name: &str, inbound: &str, histogram: &Histogram) {
+    fn histogram(&mut self, name: &str, of: (&str, &str), histogram: &Histogram) {
         let bucket = format!("{name}_bucket");
         for (counter, bound) in histogram.buckets.iter().zip(BUCKETS) {
-            self.line(&bucket, &[("inbound", inbound), ("le", &bound.to_string())], counter.get());
+            self.line(&bucket, &[of, ("le", &bound.to_string())], counter.get());
         }
-        self.line(&bucket, &[("inbound", inbound), ("le", "+Inf")], histogram.count.get());
+        self.line(&bucket, &[of, ("le", "+Inf")], histogram.count.get());
         let micros = histogram.micros.get();
         let sum = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
-        self.line(&format!("{name}_sum"), &[("inbound", inbound)], sum);
-        self.line(&format!("{name}_count"), &[("inbound", inbound)], histogram.count.get());
+        self.line(&format!("{name}_sum"), &[of], sum);
+        self.line(&format!("{name}_count"), &[of], histogram.count.get());
     }
 }
 
@@ -381,7 +396,7 @@ mod tests {
         metrics.outbound(0).refuse(Reason::OtherInitdata);
         metrics.inbound(0).refuse(Reason::NotAllowed);
         metrics.inbound(0).shed(Shed::Rate);
-        metrics.inbound(0).answered(502, std::time::Duration::from_millis(3));
+        metrics.inbound(0).answers.count(502, std::time::Duration::from_millis(3));
         let text = metrics.text();
         for line in [
             "countersign_handshakes_total{inbound=\"[::]:8443\",result=\"not-allowed\"} 1",

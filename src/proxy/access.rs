@@ -3,7 +3,6 @@
 //!
 //! No query and no header, which hold secrets; every text escaped and cut.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -41,7 +40,7 @@ impl Tally {
 
 /// A line that is written when it is dropped: then whatever it tells of is over.
 pub struct Line {
-    listen: SocketAddr,
+    listen: String,
     peer: String,
     what: What,
     tally: Arc<Tally>,
@@ -61,30 +60,25 @@ enum What {
 }
 
 impl Line {
-    /// Of a request.
-    pub fn request<B>(listen: SocketAddr, peer: &PeerId, request: &Request<B>) -> Self {
+    /// Of a request that came in at `listen`, to or from `peer`.
+    pub fn request<B>(listen: String, peer: &PeerId, request: &Request<B>) -> Self {
         let method = printable(request.method().as_str(), MAX_METHOD);
         let path = printable(request.uri().path(), MAX_PATH);
         Self::new(listen, peer, What::Request { method, path, status: 0 })
     }
 
     /// Of a connection.
-    pub fn connection(listen: SocketAddr, peer: &PeerId) -> Self {
+    pub fn connection(listen: String, peer: &PeerId) -> Self {
         Self::new(listen, peer, What::Connection { ended: "cut" })
     }
 
-    fn new(listen: SocketAddr, peer: &PeerId, what: What) -> Self {
+    fn new(listen: String, peer: &PeerId, what: What) -> Self {
         Self { listen, peer: peer.to_string(), what, tally: Arc::default(), begun: Instant::now() }
     }
 
     /// Where bytes are counted.
     pub fn tally(&self) -> Arc<Tally> {
         Arc::clone(&self.tally)
-    }
-
-    /// Bytes to the peer.
-    pub fn sent(&self, count: usize) {
-        self.tally.sent(count);
     }
 
     /// The request is answered.
@@ -145,7 +139,7 @@ mod tests {
         let peer = PeerId::Dns("web.example".to_owned());
         let uri = format!("http://user:secret@host/pay/{}?token=secret", "a".repeat(600));
         let request = Request::builder().method("GET").uri(uri).body(()).unwrap();
-        let line = Line::request("[::]:8443".parse().unwrap(), &peer, &request);
+        let line = Line::request("[::]:8443".to_owned(), &peer, &request);
         let What::Request { path, .. } = &line.what else { panic!("a request") };
         assert!(path.starts_with("/pay/a") && path.ends_with('…') && !path.contains("secret"), "{path}");
         assert_eq!(path.chars().count(), MAX_PATH + 1);

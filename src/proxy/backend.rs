@@ -5,13 +5,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use hyper::Uri;
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tower_service::Service;
 
 use super::deadlines::DIAL;
+use super::io::Io;
 use super::socket;
 use crate::config::grammar::Local;
 
@@ -84,20 +84,14 @@ impl AsyncWrite for App {
     }
 }
 
-impl Connection for App {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
-}
-
 /// Dials the one app for hyper's client, whatever the URI says.
 #[derive(Clone, Debug)]
 pub struct Dialler(pub Local);
 
 impl Service<Uri> for Dialler {
-    type Response = TokioIo<App>;
+    type Response = TokioIo<Io>;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<App>>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<Io>>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -105,6 +99,9 @@ impl Service<Uri> for Dialler {
 
     fn call(&mut self, _: Uri) -> Self::Future {
         let to = self.0.clone();
-        Box::pin(async move { dial(&to).await.map(TokioIo::new) })
+        Box::pin(async move {
+            let app: Io = Box::new(dial(&to).await?);
+            Ok(TokioIo::new(app))
+        })
     }
 }

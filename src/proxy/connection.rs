@@ -1,25 +1,22 @@
 //! One connection of a peer: deadline → handshake → the app.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::TlsStream;
 
 use super::access::Line;
-use super::deadlines::{FIRST, HALF_CLOSED, IDLE_H2, IDLE_TCP, KEEP_ALIVE, PING, PONG};
-use super::framing::{Follower, Heads};
+use super::deadlines::{FIRST, HALF_CLOSED, IDLE_H2, IDLE_TCP};
+use super::framing::Heads;
 use super::headers::Told;
 use super::http::{self, Caller, Place};
 use super::limits::Stranger;
 use super::overheard::Overheard;
+use super::relay::Busy;
+use super::serving::{self, Answerer, Patience};
 use super::socket::{self, Metered};
 use super::splice::{Ended, Silence, splice};
 use super::watch::{Watch, Way};
@@ -31,16 +28,6 @@ use crate::observe::plain::{Page, question};
 use crate::tls::exchange::OURS_H2;
 use crate::tls::peer::{Reason, Refusal};
 use crate::tls::server::{H2, refusal};
-
-/// Most streams of one HTTP/2 connection. Envoy's edge guide: 100.
-const MAX_STREAMS: u32 = 100;
-
-/// Most bytes of a request's head, HTTP/1.1 and HTTP/2. Envoy's default is 60 KiB, nginx's 32 KiB.
-const MAX_HEAD: usize = 64 * 1024;
-
-/// Window of one stream, and of one connection: what a peer may make us hold. Envoy's edge guide has
-/// 64 KiB and 1 MiB; one stream of 64 KiB is slow over long distances.
-const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 
 /// A connection, as accepted.
 pub(super) struct Accepted {
@@ -155,7 +142,7 @@ async fn tcp(listener: &Listener, inbound: &Inbound, entered: Entered) {
         }
         Ok::<_, std::io::Error>(app)
     };
-    let mut line = inbound.access_log.then(|| Line::connection(listener.listen, watch.peer.id()));
+    let mut line = inbound.access_log.then(|| Line::connection(listener.listen.to_string(), watch.peer.id()));
     // Boxed: over before the connection settles down.
     let app = match timeout_at(deadline, Box::pin(dialling)).await {
         Ok(Ok(app)) => Overheard::new(app, line.as_ref().map(Line::tally)),
@@ -205,7 +192,7 @@ async fn pages(listener: &Listener, pages: Page, entered: Entered) {
 }
 
 async fn http(listener: &Listener, inbound: &Inbound, backend: &Arc<http::Backend>, entered: Entered) {
-    let Entered { tls, watch, held, ours, from, deadline, .. } = entered;
+    let Entered { tls, mut watch, held, ours, from, deadline, .. } = entered;
     let xfcc = inbound.forward_identity == ForwardIdentity::Xfcc;
     let told = Told::new(xfcc, ours.as_ref(), watch.peer.id(), watch.peer.hash(), from);
     let h2 = [Some(H2), Some(OURS_H2)].contains(&tls.get_ref().1.alpn_protocol());
@@ -213,121 +200,23 @@ async fn http(listener: &Listener, inbound: &Inbound, backend: &Arc<http::Backen
         backend: Arc::clone(backend),
         told,
         heads: Heads::new(),
-        begun: AtomicBool::new(false),
-        active: AtomicU64::new(0),
-        last: AtomicU64::new(0),
-        since: Instant::now(),
+        busy: Busy::new(),
         watch: watch.clone(),
         place: held,
     });
-    let idle = h2.then_some(IDLE_H2);
-    drive(listener, connection(tls, h2, &caller), &caller, watch, deadline, idle).await;
-}
-
-/// hyper's part of it.
-fn connection(tls: Box<TlsStream<Metered>>, h2: bool, caller: &Arc<Caller>) -> Pin<Box<dyn Drivable + Send>> {
-    let service = {
-        let caller = Arc::clone(caller);
-        service_fn(move |request| http::answer(Arc::clone(&caller), request))
+    let answerer: Answerer = {
+        let caller = Arc::clone(&caller);
+        Arc::new(move |request| Box::pin(http::answer(Arc::clone(&caller), request)))
     };
-    if h2 {
-        let io = TokioIo::new(tls);
-        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PONG)
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
-            .initial_stream_window_size(WINDOWS.0)
-            .initial_connection_window_size(WINDOWS.1)
-            .max_send_buf_size(64 * 1024)
-            .serve_connection(io, service);
-        Box::pin(connection)
-    } else {
-        let io = TokioIo::new(Overheard::new(tls, Follower::new(&caller.heads)));
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(KEEP_ALIVE)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(io, service)
-            .with_upgrades();
-        Box::pin(connection)
-    }
-}
-
-/// A connection of hyper's, of either version.
-trait Drivable: Future<Output = Result<(), hyper::Error>> {
-    /// Finish what is under way, begin nothing.
-    fn finish(self: Pin<&mut Self>);
-}
-
-impl<S> Drivable
-    for hyper::server::conn::http1::UpgradeableConnection<TokioIo<Overheard<Box<TlsStream<Metered>>, Follower>>, S>
-where
-    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = http::Answer>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn finish(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-impl<S, E> Drivable for hyper::server::conn::http2::Connection<TokioIo<Box<TlsStream<Metered>>>, S, E>
-where
-    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = http::Answer>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    E: hyper::rt::bounds::Http2ServerConnExec<S::Future, http::Answer>,
-{
-    fn finish(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-async fn drive(
-    listener: &Listener,
-    mut connection: Pin<Box<dyn Drivable + Send>>,
-    caller: &Caller,
-    mut watch: Watch,
-    deadline: Instant,
-    idle: Option<Duration>,
-) {
+    let connection = serving::connection(tls, h2, &caller.heads, answerer);
+    let patience = Patience { first: deadline, idle: h2.then_some(IDLE_H2) };
     let (mut judge, mut end) = (watch.clone(), watch.clone());
-    let mut draining = false;
-    let mut timer = std::pin::pin!(sleep_until(deadline));
-    let mut armed = true;
-    loop {
-        tokio::select! {
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::debug!(error = %crate::finding::chain(&error), "ended early");
-                }
-                return;
-            }
-            reason = judge.withdrawn() => return listener.withdraw(reason, &watch.peer),
-            () = end.forced() => return,
-            () = watch.draining(), if !draining => {
-                draining = true;
-                connection.as_mut().finish();
-            }
-            () = timer.as_mut(), if armed => {
-                if !caller.begun.load(Ordering::Relaxed) {
-                    listener.counts.refuse(Reason::TooSlow);
-                    return;
-                }
-                let Some(idle) = idle else {
-                    armed = false;
-                    continue;
-                };
-                let last = caller.since + Duration::from_millis(caller.last.load(Ordering::Relaxed));
-                let busy = caller.active.load(Ordering::Relaxed) > 0;
-                if !busy && last + idle <= Instant::now() {
-                    connection.as_mut().finish();
-                    armed = false;
-                } else {
-                    timer.as_mut().reset(if busy { Instant::now() } else { last } + idle);
-                }
-            }
-        }
+    tokio::select! {
+        in_time = serving::drive(connection, &caller.busy, patience, watch.draining()) => if !in_time {
+            listener.counts.refuse(Reason::TooSlow);
+        },
+        reason = judge.withdrawn() => listener.withdraw(reason, &caller.watch.peer),
+        () = end.forced() => {}
     }
 }
 
