@@ -67,7 +67,8 @@ Signals: TERM drains, a second TERM cuts; HUP renews the certificate now.")]
 Examples:
   # in the manifest of a confidential pod: the configuration is initdata's
   COUNTERSIGN_ROLE=issuer countersign
-  # what kubelet asks
+  # the same, and what kubelet asks
+  countersign issuer
   curl -i http://localhost:15821/readyz
 Signals: TERM drains, a second TERM cuts; HUP reads CA, roots and pins now.")]
     Issuer,
