@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use countersign_testbed::guest::GuestApi;
 use countersign_testbed::guest_signer::Signer;
+use countersign_testbed::http::Act;
 use countersign_testbed::mesh::{self, Peer, echo};
 use countersign_testbed::pki::Ca;
 use countersign_testbed::tee::{Document, SnpGuest, hex};
 use countersign_testbed::world::World;
 use countersign_testbed::{Signal, eventually};
-use scene::{API, API_HEALTH, API_METRICS, ASK, IN, OUT, Scene, WEB, WEB_HEALTH, WEB_METRICS};
+use scene::{API, API_HEALTH, API_METRICS, ASK, IN, OUT, Pod, Scene, WEB, WEB_HEALTH, WEB_METRICS};
 use serde_json::{Value, json};
 
 countersign_testbed::main! {
@@ -38,6 +39,9 @@ countersign_testbed::main! {
     pins_that_are_replaced_end_live_connections [GuestPort, Namespaces, Memory],
     pins_that_go_back_replace_none [GuestPort, Namespaces, Memory],
     evidence_is_not_demanded_where_none_can_be_given [GuestPort, Namespaces, Memory],
+    requests_share_one_proven_connection [GuestPort, Namespaces, Memory],
+    requests_end_with_the_trust_in_their_peer [GuestPort, Namespaces, Memory],
+    new_evidence_is_shown_on_a_new_connection_before_anybody_asks [GuestPort, Namespaces, Memory],
 }
 
 fn two_pods_with_everything_demanded_talk() {
@@ -344,4 +348,78 @@ fn evidence_is_not_demanded_where_none_can_be_given() {
     signer.set("snp").unwrap();
     let run = world.sim(&[]).arg("sidecar").tee(&signer).initdata(document.text()).run().expect_code(78);
     assert!(run.stderr.contains("gives this guest none of its own"), "{}", run.stderr);
+}
+
+/// Two pods that speak HTTP with each other, pinned by what they are.
+fn of_http(scene: &Scene) -> (Pod, Pod) {
+    let api = format!(
+        "[health]\nlisten = \"{API_HEALTH}\"\n[metrics]\nlisten = \"{API_METRICS}\"\n\
+         [[inbound]]\nlisten = \"{IN}\"\napp = \"127.0.0.1:8080\"\nallow = [\"{WEB}\"]\n"
+    );
+    let (api, web) = (scene.document("api", API, &api), scene.web_saying(OUT, API, "protocol = \"http\"\n"));
+    scene.pin(1, |peers| {
+        peers[API]["init_data"] = json!([hex(&api.digest())]);
+        peers[WEB]["init_data"] = json!([hex(&web.digest())]);
+    });
+    (scene.pod(api, API_HEALTH), scene.pod(web, WEB_HEALTH))
+}
+
+fn requests_share_one_proven_connection() {
+    for trust in ["evidence", "both"] {
+        let scene = Scene::new(trust, "snp");
+        let app = mesh::app(&scene.world, "127.0.0.1:8080", echo);
+        let (api, web) = of_http(&scene);
+        let (api, web) = (scene.start(&api), scene.start(&web));
+        for _ in 0..5 {
+            assert_eq!(scene.through().unwrap(), 200, "{trust}: {} {}", api.said(), web.said());
+        }
+        assert_eq!((app.count(), scene.called("accepted"), scene.dialled("connected")), (5, 1, 1));
+    }
+}
+
+fn requests_end_with_the_trust_in_their_peer() {
+    let scene = Scene::new("both", "snp");
+    let app = mesh::app(&scene.world, "127.0.0.1:8080", |seen| match seen.path.as_str() {
+        "/slow" => vec![Act::Silence],
+        _ => echo(seen),
+    });
+    let (api, web) = of_http(&scene);
+    let (_api, web) = (scene.start(&api), scene.start(&web));
+    assert_eq!(scene.through().unwrap(), 200, "{}", web.said());
+    // A POST: a request that may be made twice would be made again, and refused then.
+    let mut live = scene.world.connect(OUT).unwrap();
+    live.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    live.write_all(b"POST /slow HTTP/1.1\r\nhost: api\r\ncontent-length: 0\r\n\r\n").unwrap();
+    eventually("it is under way", || app.count() == 2);
+    scene.pin(2, |peers| peers[API]["init_data"] = json!(["dd".repeat(48)]));
+    eventually("the connection is cut", || {
+        let _ = web.signal(Signal::HUP);
+        scene.metric(WEB_METRICS, &format!("countersign_outbound_withdrawn_total{{outbound=\"{OUT}\"}}")) == 1
+    });
+    let reply = mesh::read_reply(&mut live).unwrap();
+    assert!(reply.status == 502 && reply.body.contains("\"peer-broken\""), "{} {}", reply.head, reply.body);
+    let reply = mesh::plain(&scene.world, OUT, "GET / HTTP/1.1\r\nhost: api\r\n\r\n").unwrap();
+    assert!(
+        reply.status == 502 && reply.body.contains("\"reason\":\"other-initdata\""),
+        "{} {}",
+        reply.head,
+        reply.body
+    );
+    assert_eq!(app.count(), 2, "nothing more has come");
+}
+
+fn new_evidence_is_shown_on_a_new_connection_before_anybody_asks() {
+    let scene = Scene::new("evidence", "snp");
+    let _app = mesh::app(&scene.world, "127.0.0.1:8080", echo);
+    let (api, web) = of_http(&scene);
+    let (_api, web) = (scene.start(&api), scene.start(&web));
+    assert_eq!(scene.through().unwrap(), 200, "{}", web.said());
+    eventually("another connection is made", || {
+        let _ = web.signal(Signal::HUP);
+        scene.dialled("connected") == 2
+    });
+    // It has not been used: where nobody asks, none is made in its place.
+    let open = format!("countersign_outbound_connections_open{{outbound=\"{OUT}\"}}");
+    eventually("the first one is closed", || scene.metric(WEB_METRICS, &open) <= 1);
+    assert_eq!(scene.through().unwrap(), 200, "{}", web.said());
 }

@@ -320,59 +320,10 @@ fn clients_of_others_are_served() {
     rig.quiet();
 }
 
-/// A body of these frames, last first.
-struct Frames(Vec<hyper::body::Frame<hyper::body::Bytes>>);
-
-impl hyper::body::Body for Frames {
-    type Data = hyper::body::Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
-        std::task::Poll::Ready(self.0.pop().map(Ok))
-    }
-}
-
-/// A gRPC server: HTTP/2 in plain by prior knowledge, the status in a trailer.
-fn grpc_server(listener: std::net::TcpListener) {
-    use hyper::body::{Bytes, Frame, Incoming};
-    use hyper::{Request, Response};
-
-    listener.set_nonblocking(true).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async move {
-        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        while let Ok((socket, _)) = listener.accept().await {
-            let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
-                let said = format!(
-                    "{} {} te={:?} xfcc={:?} host={:?}",
-                    request.uri(),
-                    request.method(),
-                    request.headers().get("te"),
-                    request.headers().get("x-forwarded-client-cert"),
-                    request.headers().get("host"),
-                );
-                let trailers = [("grpc-status", "0"), ("grpc-message", "well")];
-                let trailers = trailers.into_iter().map(|(key, value)| (key.parse().unwrap(), value.parse().unwrap()));
-                let body = Frames(vec![Frame::trailers(trailers.collect()), Frame::data(Bytes::from(said))]);
-                let response = Response::builder().header("content-type", "application/grpc").body(body).unwrap();
-                Ok::<_, std::convert::Infallible>(response)
-            });
-            let io = hyper_util::rt::TokioIo::new(socket);
-            tokio::spawn(async move {
-                let executor = hyper_util::rt::TokioExecutor::new();
-                let _ = hyper::server::conn::http2::Builder::new(executor).serve_connection(io, service).await;
-            });
-        }
-    });
-}
-
 fn grpc_goes_over_http2_with_its_trailers() {
     let rig = Rig::new(&Said::default());
     let listener = rig.world.listen(APP).unwrap();
-    thread::spawn(move || grpc_server(listener));
+    thread::spawn(move || rig::grpc_server(listener));
     let _sidecar = rig.ready();
     let file = |name: &str, text: &str| {
         let path = rig.world.directory().join(name);

@@ -8,7 +8,7 @@ use std::fmt::Display;
 use super::grammar::show_duration;
 use super::raw::count_certificates;
 use super::resolve::Sources;
-use super::roles::{Allow, Exposure, ForwardIdentity, IdentitySource, Inbound, Peers, Protocol, Roles};
+use super::roles::{Allow, Exposure, ForwardIdentity, IdentitySource, Inbound, Peers, Roles};
 use super::types::{Config, Expect, Format, Kbs, LogFormat, SecretFile, Secrets, Source};
 use crate::finding::printable;
 
@@ -213,6 +213,9 @@ fn roles(table: &mut Table<'_>, roles: &Roles) {
         table.row(format!("{key}.listen"), &outbound.listen);
         table.row(format!("{key}.to"), &outbound.to);
         table.row(format!("{key}.peer"), &outbound.peer);
+        table.row(format!("{key}.protocol"), outbound.protocol);
+        table.row(format!("{key}.response_timeout"), show_duration(outbound.response_timeout));
+        table.row(format!("{key}.access_log"), outbound.access_log);
     }
     if !roles.inbound.is_empty() {
         table.row("drain", show_duration(roles.drain()));
@@ -243,7 +246,7 @@ fn roles(table: &mut Table<'_>, roles: &Roles) {
 fn inbound(table: &mut Table<'_>, key: &str, inbound: &Inbound) {
     table.row(format!("{key}.listen"), inbound.listen);
     table.row(format!("{key}.app"), &inbound.app);
-    table.row(format!("{key}.protocol"), if inbound.protocol == Protocol::Http { "http" } else { "tcp" });
+    table.row(format!("{key}.protocol"), inbound.protocol);
     match &inbound.allow {
         Allow::Listed(patterns) => table.row(format!("{key}.allow"), list(patterns)),
         Allow::Resource(uri) => table.row(format!("{key}.allow_from"), uri),

@@ -216,6 +216,9 @@ pub const KEYS: &[Key] = &[
     key("outbound[].mode", Kind::Text(&MODE), SIDECAR, "Permission bits of a unix socket. Others never write.").default("\"0660\""),
     key("outbound[].to", Kind::Text(&HOST_PORT), SIDECAR, "Where the peer listens.").required(),
     key("outbound[].peer", Kind::Text(&SPIFFE), SIDECAR, "Who must answer there.").required(),
+    key("outbound[].protocol", Kind::Word(&["http", "tcp"]), SIDECAR, "What the app speaks: `http` shares connections among requests.").default("\"tcp\""),
+    key("outbound[].response_timeout", Kind::Duration { min: 1, max: HOUR }, SIDECAR, "How long the peer may take for the head of its answer (http).").default("\"60s\""),
+    key("outbound[].access_log", Kind::Bool, SIDECAR, "A line in the log (level `info`) for each request or tcp connection. The host reads the log.").default("false"),
 
     key("drain", Kind::Duration { min: 1, max: HOUR }, SIDECAR, "How long open connections may go on after SIGTERM. Below the pod's grace period.").default("\"25s\""),
     key("limits", Kind::Table, SIDECAR, "What callers may take of this pod."),

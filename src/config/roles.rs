@@ -235,13 +235,22 @@ pub enum Allow {
     AnyOfTheRoots,
 }
 
-/// `inbound.protocol`.
+/// `inbound.protocol`, `outbound.protocol`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.1 and HTTP/2.
     Http,
     /// Bytes.
     Tcp,
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+        })
+    }
 }
 
 /// `inbound.forward_identity`.
@@ -275,4 +284,10 @@ pub struct Outbound {
     pub to: HostPort,
     /// Who must answer there.
     pub peer: SpiffeId,
+    /// What the app speaks.
+    pub protocol: Protocol,
+    /// How long the peer may take for the head of its answer (http).
+    pub response_timeout: Duration,
+    /// Whether each request, or connection, is told in the log.
+    pub access_log: bool,
 }

@@ -62,6 +62,13 @@ impl Protocols {
             Protocol::Tcp => Self { ours: &[OURS_TCP], plain: &[] },
         }
     }
+
+    /// What is offered to peers. The exchange costs a round trip: only where somebody may want it. Where it
+    /// does not come first, bytes have no name, and HTTP has.
+    fn offered(self, exchange: bool) -> Vec<&'static [u8]> {
+        let ours = if exchange { self.ours } else { &[] };
+        ours.iter().chain(self.plain).copied().collect()
+    }
 }
 
 /// What the page of metrics is read by. A reader behind an `[[outbound]]` of its own sends it as bytes.
@@ -101,8 +108,8 @@ pub struct Terms {
     /// Of each `[[inbound]]`, in order, then of `[metrics]` where it has a list: who may come in, and by
     /// which protocols.
     doors: Vec<(Allow, Protocols)>,
-    /// Who must answer, for each `[[outbound]]`.
-    exits: Vec<SpiffeId>,
+    /// Who must answer, and what is spoken, for each `[[outbound]]`.
+    exits: Vec<(SpiffeId, Protocols)>,
     refresh: Duration,
     /// Whether this guest may show evidence of itself to peers.
     gives: bool,
@@ -174,7 +181,7 @@ impl Terms {
         let inbound = roles.inbound.iter().map(|inbound| (inbound.allow.clone(), Protocols::of(inbound.protocol)));
         let metrics = roles.metrics.iter().filter_map(|metrics| Some((metrics.allow.clone()?, METRICS)));
         let doors = inbound.chain(metrics).collect();
-        let exits = roles.outbound.iter().map(|outbound| outbound.peer.clone()).collect();
+        let exits = roles.outbound.iter().map(|to| (to.peer.clone(), Protocols::of(to.protocol))).collect();
         let (refresh, pins) = (roles.refresh(), SeenPins::default());
         Ok(Self { identity, peers, doors, exits, refresh, gives, pins, kubectl_coco })
     }
@@ -256,10 +263,9 @@ fn serve(
         entrances.push(Entrance::new(Arc::clone(leaf), door, ours, plain).map_err(|error| bug(&error))?);
     }
     let mut exits = Vec::with_capacity(rules.exits.len());
-    for door in rules.exits {
-        // The exchange costs a round trip: it is offered where somebody may want it.
-        let alpn: &[&[u8]] = if door.demand().is_some() || prover.is_some() { &[OURS_TCP] } else { &[] };
-        exits.push(Exit::new(leaf, door, alpn).map_err(|error| bug(&error))?);
+    for (door, (_, protocols)) in rules.exits.into_iter().zip(&terms.exits) {
+        let alpn = protocols.offered(door.demand().is_some() || prover.is_some());
+        exits.push(Exit::new(leaf, door, &alpn).map_err(|error| bug(&error))?);
     }
     Ok(Served { entrances, exits, prover, until: leaf.until(), since: clock.now() })
 }
@@ -316,7 +322,7 @@ async fn rules(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result
         let pattern = PeerPattern::parse(peer.as_str()).ok()?;
         Door::new(Arc::clone(&trust), vec![pattern]).map(Arc::new)
     };
-    let exits: Option<Vec<_>> = terms.exits.iter().map(exit).collect();
+    let exits: Option<Vec<_>> = terms.exits.iter().map(|(peer, _)| exit(peer)).collect();
     let exits = exits.ok_or_else(|| Finding::new(Class::Bug, "an identity is no pattern of itself"))?;
     let issuer = match &terms.identity.source {
         IdentitySource::Issuer { spiffe, .. } => exit(spiffe),

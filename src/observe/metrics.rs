@@ -260,9 +260,9 @@ impl Metrics {
         }
     }
 
-    /// Connections of authenticated peers, and to peers: all that is the app's, together.
+    /// Connections of authenticated peers, and what the app asks of peers: all that is the app's, together.
     pub fn open(&self) -> i64 {
-        let to: i64 = self.outbound.iter().map(|outbound| outbound.open.get()).sum();
+        let to: i64 = self.outbound.iter().map(|outbound| outbound.active.get()).sum();
         self.inbound.iter().map(|inbound| inbound.open.get()).sum::<i64>().saturating_add(to)
     }
 

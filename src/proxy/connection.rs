@@ -19,7 +19,7 @@ use super::relay::Busy;
 use super::serving::{self, Answerer, Patience};
 use super::socket::{self, Metered};
 use super::splice::{Ended, Silence, splice};
-use super::watch::{Watch, Way};
+use super::watch::{Phase, Watch, Way, reached};
 use super::{Behind, Listener, backend, handshake, proxy_v2};
 use crate::config::roles::{ForwardIdentity, Inbound, Protocol};
 use crate::config::spiffe::PeerId;
@@ -191,8 +191,13 @@ async fn pages(listener: &Listener, pages: Page, entered: Entered) {
     }
 }
 
-async fn http(listener: &Listener, inbound: &Inbound, backend: &Arc<http::Backend>, entered: Entered) {
-    let Entered { tls, mut watch, held, ours, from, deadline, .. } = entered;
+fn http<'l>(
+    listener: &'l Listener,
+    inbound: &Inbound,
+    backend: &Arc<http::Backend>,
+    entered: Entered,
+) -> impl Future<Output = ()> + use<'l> {
+    let Entered { tls, watch, held, ours, from, deadline, .. } = entered;
     let xfcc = inbound.forward_identity == ForwardIdentity::Xfcc;
     let told = Told::new(xfcc, ours.as_ref(), watch.peer.id(), watch.peer.hash(), from);
     let h2 = [Some(H2), Some(OURS_H2)].contains(&tls.get_ref().1.alpn_protocol());
@@ -201,7 +206,7 @@ async fn http(listener: &Listener, inbound: &Inbound, backend: &Arc<http::Backen
         told,
         heads: Heads::new(),
         busy: Busy::new(),
-        watch: watch.clone(),
+        watch,
         place: held,
     });
     let answerer: Answerer = {
@@ -210,13 +215,17 @@ async fn http(listener: &Listener, inbound: &Inbound, backend: &Arc<http::Backen
     };
     let connection = serving::connection(tls, h2, &caller.heads, answerer);
     let patience = Patience { first: deadline, idle: h2.then_some(IDLE_H2) };
-    let (mut judge, mut end) = (watch.clone(), watch.clone());
-    tokio::select! {
-        in_time = serving::drive(connection, &caller.busy, patience, watch.draining()) => if !in_time {
-            listener.counts.refuse(Reason::TooSlow);
-        },
-        reason = judge.withdrawn() => listener.withdraw(reason, &caller.watch.peer),
-        () = end.forced() => {}
+    let (mut judge, mut end) = (caller.watch.clone(), caller.watch.phase.clone());
+    let drains = Some(caller.watch.phase.clone());
+    // Not an `async fn`, as `serving::drive`.
+    async move {
+        tokio::select! {
+            in_time = serving::drive(connection, &caller.busy, patience, drains) => if !in_time {
+                listener.counts.refuse(Reason::TooSlow);
+            },
+            reason = judge.withdrawn() => listener.withdraw(reason, &caller.watch.peer),
+            () = reached(&mut end, Phase::Forced) => {}
+        }
     }
 }
 

@@ -54,6 +54,14 @@ pub const TCP_KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(180), 
 /// (`server.keepAliveTimeout`), so that no request meets a connection that is being closed.
 pub const APP_IDLE: Duration = Duration::from_secs(4);
 
+/// A connection of HTTP/1.1 to a peer that no request uses. Below the 60 s of common load balancers and our
+/// own [`KEEP_ALIVE`], so that few requests meet a connection that is being closed.
+pub const PEER_IDLE: Duration = Duration::from_secs(50);
+
+/// Between two tries to replace a connection to a peer whose evidence grows old. The shortest `max_age` is a
+/// minute, of which a quarter is left then.
+pub const PEER_AGAIN: Duration = Duration::from_secs(5);
+
 /// Pause after `accept` failed for want of descriptors or memory. ghostunnel: 5 ms to 1 s.
 pub const ACCEPT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 

@@ -74,8 +74,14 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes what is hop-by-hop from a request, then every spelling of what claims who calls.
+/// Removes what is hop-by-hop from a caller's request, then every spelling of what claims who calls.
 pub fn strip_request(headers: &mut HeaderMap) {
+    strip_hops(headers);
+    strip_forged(headers);
+}
+
+/// Removes what is hop-by-hop from a request.
+pub fn strip_hops(headers: &mut HeaderMap) {
     let trailers = headers.get_all(TE).iter().any(|value| {
         value.to_str().is_ok_and(|text| text.split(',').any(|word| word.trim().eq_ignore_ascii_case("trailers")))
     });
@@ -87,7 +93,6 @@ pub fn strip_request(headers: &mut HeaderMap) {
     }
     // Ours to answer, and answered.
     headers.remove(EXPECT);
-    strip_forged(headers);
 }
 
 /// Removes every spelling of what claims who calls: of headers, and of trailers.

@@ -30,8 +30,10 @@ use super::backend::Dialler;
 use super::deadlines::APP_IDLE;
 use super::framing::Heads;
 use super::headers::{Told, strip_request};
+#[cfg(feature = "compat")]
+use super::relay::refused;
 use super::relay::{
-    Active, Answer, Busy, Flow, Progress, Relayed, Sent, Why, answered, granted, in_time, judge, refused, tunnel,
+    Active, Answer, Busy, Flow, Progress, Relayed, Sent, Why, answered, granted, in_time, judge, settled, tunnel,
     websocket,
 };
 use super::watch::Watch;
@@ -129,18 +131,8 @@ pub async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Result<R
         }
         return Ok(page);
     }
-    let response = match relay(&caller, request, &mut active).await {
-        Ok(response) => response,
-        Err(why) => {
-            let response = refused(why);
-            if let Some(active) = &mut active {
-                active.answered(response.status());
-            }
-            response
-        }
-    };
-    caller.backend.counts.answers.count(response.status().as_u16(), begun.elapsed());
-    Ok(response)
+    let answer = relay(&caller, request, &mut active).await;
+    Ok(settled(answer, &mut active, &caller.backend.counts.answers, begun))
 }
 
 /// One of kubectl-coco's pages. A request with a body is the app's: nothing here reads one.

@@ -4,6 +4,12 @@
 //! send the connection anywhere, and it ends there with the handshake. No byte of the app's is sent before
 //! the peer is who it must be, and has proven it where evidence is demanded.
 
+mod http;
+mod link;
+mod pool;
+mod preface;
+mod reach;
+
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,29 +19,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Mode, chmodat, unlinkat};
-use rustls::pki_types::ServerName;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{Semaphore, watch as channel};
-use tokio::time::{Instant, sleep, timeout_at};
-use tokio_rustls::TlsConnector;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as channel};
+use tokio::time::sleep;
 use tokio_rustls::client::TlsStream;
 
+use super::access::Line;
 use super::backend::App;
-use super::deadlines::{ACCEPT, DIAL_PEER, FIRST, HALF_CLOSED, IDLE_TCP};
+use super::deadlines::{ACCEPT, HALF_CLOSED, IDLE_TCP};
+use super::overheard::Overheard;
 use super::socket::{self, BACKLOG};
 use super::splice::{Ended, Silence, splice};
-use super::watch::{Phase, Watch, Way, reached};
+use super::watch::{Phase, Watch, reached};
 use crate::clock::Clock;
-use crate::config::grammar::{HostPort, Local};
-use crate::config::roles::Outbound;
-use crate::kbs::{DnsProblem, Undialled, dial};
+use crate::config::grammar::Local;
+use crate::config::roles::{Outbound, Protocol};
+use crate::config::spiffe::PeerId;
 use crate::observe::metrics;
-use crate::tls::client::Exit;
-use crate::tls::exchange::{self, Failure, Side, is_ours};
-use crate::tls::peer::{Reason, Refusal, VerifiedPeer};
-use crate::tls::prover::Prover;
-use crate::tls::server::{Served, refusal};
+use crate::tls::peer::{Reason, VerifiedPeer};
+use crate::tls::server::Served;
+pub use pool::Pool;
+pub use reach::{Broken, reach};
+use reach::{Offer, Reached, call};
+
+/// How a connection ends that both sides have ended: a word of the access log.
+const WHOLE: &str = "both";
 
 /// One `[[outbound]]`.
 pub struct Outlet {
@@ -53,6 +62,8 @@ pub struct Outlet {
     pub places: Arc<Semaphore>,
     /// Counts of this one.
     pub counts: Arc<metrics::Outbound>,
+    /// Connections to the peer that requests share (http).
+    pub pool: Pool,
 }
 
 /// Where the app dials.
@@ -61,17 +72,6 @@ pub enum Near {
     Tcp(TcpListener),
     /// Unix socket.
     Unix(UnixListener),
-}
-
-/// Why there is no connection to the peer.
-#[derive(Debug)]
-pub enum Broken {
-    /// There is no connection.
-    Undialled(Undialled),
-    /// What answers is not the peer, or refuses us.
-    Refused(Refusal),
-    /// It is known, and has not proven itself.
-    Unproven(Failure),
 }
 
 /// A place where the app will dial, that is ours, and where nobody can connect yet.
@@ -152,75 +152,35 @@ pub async fn accept(outlet: Arc<Outlet>, near: Near) {
 }
 
 async fn serve(outlet: Arc<Outlet>, app: App) {
-    let deadline = Instant::now() + FIRST;
     if let App::Tcp(stream) = &app {
         socket::tune(stream);
     }
-    let served = outlet.served.borrow().clone().filter(|served| outlet.clock.now() < served.until);
-    let Some((served, place)) = served.zip(Arc::clone(&outlet.places).try_acquire_owned().ok()) else {
-        outlet.counts.shed.add(1);
-        return reset(&app);
-    };
-    let Some(exit) = served.exits.get(outlet.place) else { return };
-    let open = outlet.counts.open.hold();
-    let reaching = reach(&outlet.outbound.to, exit, served.prover.as_deref());
-    let (tls, peer) = match timeout_at(deadline, reaching).await {
-        Ok(Ok(reached)) => reached,
-        Ok(Err(broken)) => {
-            outlet.tell(&broken);
-            return reset(&app);
-        }
-        Err(_) => {
-            let bare = Refusal { reason: Reason::TooSlow, subject: String::new(), names: String::new() };
-            outlet.tell(&Broken::Refused(bare));
-            return reset(&app);
-        }
-    };
-    drop(served);
-    outlet.carry(app, tls, peer).await;
-    drop((open, place));
-}
-
-/// The peer, once it is who it must be. Takes as long as it takes: whoever asks sets the deadline.
-pub async fn reach(
-    to: &HostPort,
-    exit: &Exit,
-    prover: Option<&Prover>,
-) -> Result<(TlsStream<TcpStream>, VerifiedPeer), Broken> {
-    let stream = dial(to, DIAL_PEER).await.map_err(Broken::Undialled)?;
-    socket::tune(&stream);
-    let name = name(to).ok_or(Broken::Undialled(Undialled::Name(DnsProblem::BadName)))?;
-    let connecting = TlsConnector::from(Arc::clone(&exit.config)).connect(name, stream);
-    let mut tls = connecting.await.map_err(|error| Broken::Refused(refusal(&error)))?;
-    let (_, connection) = tls.get_ref();
-    let known = exit.door.known(connection.peer_certificates().unwrap_or_default()).map_err(bare)?;
-    let peer = if is_ours(connection.alpn_protocol()) {
-        let side = Side { door: &exit.door, prover, known };
-        exchange::connect(&mut tls, side).await.map_err(Broken::Unproven)?
-    } else {
-        exit.door.admit(known, None).map_err(|reason| Broken::Unproven(Failure::Refused(reason)))?
-    };
-    Ok((tls, peer))
-}
-
-impl Broken {
-    /// As in the log and in metrics. `None`: nobody was reached.
-    pub fn reason(&self) -> Option<Reason> {
-        match self {
-            Self::Undialled(_) => None,
-            Self::Refused(refusal) => Some(refusal.reason),
-            Self::Unproven(failure) => Some(failure.reason()),
-        }
+    match outlet.outbound.protocol {
+        Protocol::Http => http::serve(outlet, app).await,
+        Protocol::Tcp => tcp(&outlet, app).await,
     }
 }
 
-fn bare(reason: Reason) -> Broken {
-    Broken::Refused(Refusal { reason, subject: String::new(), names: String::new() })
-}
-
-/// What is asked for in the handshake: for gateways that choose by it. Nobody's certificate is judged by it.
-fn name(to: &HostPort) -> Option<ServerName<'static>> {
-    ServerName::try_from(to.host.clone()).ok()
+/// A connection of the app's, as one to the peer.
+async fn tcp(outlet: &Outlet, app: App) {
+    let Outbound { listen, peer, access_log, .. } = &outlet.outbound;
+    let mut line = access_log.then(|| Line::connection(listen.to_string(), &PeerId::Spiffe(peer.clone())));
+    // Boxed: over before the connection settles down.
+    let called = Box::pin(call(outlet, Offer::All)).await;
+    let ended = match called {
+        Ok(Reached { mut tls, watch, served, held: _held }) => {
+            // Its keys last no longer than they must.
+            drop(served);
+            outlet.bytes(app, &mut tls, watch, line.as_ref()).await
+        }
+        Err(why) => {
+            reset(&app);
+            why.label()
+        }
+    };
+    if let Some(line) = &mut line {
+        line.ended(ended);
+    }
 }
 
 /// The app must not take the end of this connection for the end of an answer.
@@ -233,63 +193,57 @@ fn reset(app: &App) {
 impl Outlet {
     /// Carries the app's bytes to a peer that was reached, until both have ended, the peer may no longer be
     /// trusted, or all is over. Returns whether both have ended.
-    pub async fn carry(&self, app: App, tls: TlsStream<TcpStream>, peer: VerifiedPeer) -> bool {
-        self.counts.connected.add(1);
-        tracing::debug!(peer = %peer.id(), to = %self.outbound.to, "connected");
-        let mut epochs = self.served.clone();
-        // An epoch that came during the handshake has not been seen: it is judged at once.
-        epochs.mark_changed();
-        let (way, clock) = (Way::Out(self.place), self.clock.clone());
-        let mut watch = Watch { served: epochs, phase: self.phase.clone(), clock, way, peer };
-        let mut judge = watch.clone();
-        let (mut app, mut tls) = (app, tls);
-        let whole = tokio::select! {
-            ended = splice(&mut app, &mut tls, Silence { open: IDLE_TCP, half_closed: HALF_CLOSED }) => match ended {
-                Ok(Ended::Both) => true,
+    pub async fn carry(&self, app: App, mut tls: TlsStream<TcpStream>, peer: VerifiedPeer) -> bool {
+        self.bytes(app, &mut tls, self.watch(peer), None).await == WHOLE
+    }
+
+    /// The same for whoever has its ears already. Returns how it ended, as the access log says it.
+    async fn bytes(
+        &self,
+        mut app: App,
+        tls: &mut TlsStream<TcpStream>,
+        watch: Watch,
+        line: Option<&Line>,
+    ) -> &'static str {
+        let _active = self.counts.active.hold();
+        let (mut judge, mut end) = (watch.clone(), watch.clone());
+        let heard = Overheard::new(&mut app, line.map(Line::tally));
+        let ended = tokio::select! {
+            ended = splice(heard, tls, Silence { open: IDLE_TCP, half_closed: HALF_CLOSED }) => match ended {
+                Ok(Ended::Both) => WHOLE,
                 Ok(Ended::Silent) => {
                     tracing::debug!("closed for silence");
-                    false
+                    "silent"
                 }
                 Err(error) => {
                     tracing::debug!(kind = ?error.kind(), "ended early");
-                    false
+                    "early"
                 }
             },
             reason = judge.withdrawn() => {
-                self.counts.withdrawn.add(1);
-                tracing::warn!(reason = reason.label(), peer = %watch.peer.id(), "connection cut: its peer may no longer be trusted");
-                false
+                self.withdraw(reason, &watch.peer);
+                "cut"
             }
-            () = watch.forced() => false,
+            () = end.forced() => "cut",
         };
-        if !whole {
+        if ended != WHOLE {
             reset(&app);
         }
-        whole
+        ended
     }
 
-    /// Why the app is not connected: in the log, since nothing can be said to the app.
-    fn tell(&self, broken: &Broken) {
-        let Outbound { to, peer, .. } = &self.outbound;
-        match broken {
-            Broken::Undialled(Undialled::Name(problem)) => {
-                self.counts.unreachable.add(1);
-                tracing::warn!(%to, why = %problem, "peer not reached");
-            }
-            Broken::Undialled(Undialled::Unreachable(kind)) => {
-                self.counts.unreachable.add(1);
-                tracing::warn!(%to, ?kind, "peer not reached");
-            }
-            Broken::Refused(Refusal { reason, subject, names }) => {
-                self.counts.refuse(*reason);
-                tracing::warn!(reason = reason.label(), %to, expected = %peer, %subject, san = %names, "peer refused");
-            }
-            Broken::Unproven(failure) => {
-                let reason = failure.reason();
-                self.counts.refuse(reason);
-                tracing::warn!(reason = reason.label(), %to, expected = %peer, why = %failure, "peer refused");
-            }
+    /// A place among the connections. `None`: there are too many, and that is counted.
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        if place.is_none() {
+            self.counts.shed.add(1);
         }
+        place
+    }
+
+    fn withdraw(&self, reason: Reason, peer: &VerifiedPeer) {
+        self.counts.withdrawn.add(1);
+        tracing::warn!(reason = reason.label(), peer = %peer.id(), "connection cut: its peer may no longer be trusted");
     }
 }
 

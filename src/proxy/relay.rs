@@ -21,7 +21,8 @@ use super::headers::{strip_forged, strip_response};
 use super::overheard::Overheard;
 use super::splice::{Silence, splice};
 use super::watch::Watch;
-use crate::observe::metrics::Held;
+use crate::observe::metrics::{Answers, Held};
+use crate::tls::peer::Reason;
 
 /// What is sent on, and what comes back.
 pub type Sent = Relayed<Incoming>;
@@ -43,9 +44,27 @@ pub(super) enum Why {
     Broken,
     /// The app said nothing in time.
     Slow,
+    /// The peer's name has no address, or nobody listens there.
+    PeerUnreachable,
+    /// What answers there is not the peer, has not proven it, or does not let us in.
+    PeerRefused(Reason),
+    /// The peer went away, is no longer trusted, or does not speak HTTP.
+    PeerBroken,
+    /// The peer said nothing in time.
+    PeerSlow,
+    /// This pod has no certificate to show.
+    NoCertificate,
+    /// Too many connections.
+    TooMany,
 }
 
 impl Why {
+    /// Stable name.
+    pub(super) fn label(self) -> &'static str {
+        let (_, label, _) = self.row();
+        label
+    }
+
     fn row(self) -> (u16, &'static str, &'static str) {
         match self {
             Self::BadRequest => (400, "bad-request", "the request is malformed, or its parts contradict each other"),
@@ -54,6 +73,16 @@ impl Why {
             Self::Unreachable => (502, "app-unreachable", "the app does not take connections"),
             Self::Broken => (502, "app-broken", "the app ended the connection, or its answer is not HTTP"),
             Self::Slow => (504, "app-slow", "the app has not answered in time"),
+            Self::PeerUnreachable => (502, "peer-unreachable", "the peer has no address, or takes no connections"),
+            Self::PeerRefused(_) => (502, "peer-refused", "what answers there is not the peer, or does not let us in"),
+            Self::PeerBroken => (
+                502,
+                "peer-broken",
+                "the peer ended the connection, may no longer be trusted, or its answer is not HTTP",
+            ),
+            Self::PeerSlow => (504, "peer-slow", "the peer has not answered in time"),
+            Self::NoCertificate => (503, "no-certificate", "this pod has no certificate to show to peers now"),
+            Self::TooMany => (503, "too-many", "this pod has as many connections as it may"),
         }
     }
 }
@@ -61,8 +90,13 @@ impl Why {
 /// An answer of ours.
 pub(super) fn refused(why: Why) -> Response<Answer> {
     let (status, label, message) = why.row();
-    let body =
-        format!("{{\"error\":\"{label}\",\"status\":{status},\"message\":\"{message}\",\"by\":\"countersign\"}}\n");
+    let reason = match why {
+        Why::PeerRefused(reason) => format!(",\"reason\":\"{}\"", reason.label()),
+        _ => String::new(),
+    };
+    let body = format!(
+        "{{\"error\":\"{label}\"{reason},\"status\":{status},\"message\":\"{message}\",\"by\":\"countersign\"}}\n"
+    );
     let mut response = Response::new(Either::Right(Full::new(Bytes::from(body))));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -70,6 +104,24 @@ pub(super) fn refused(why: Why) -> Response<Answer> {
         // What follows on this connection may be part of what was refused.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    response
+}
+
+/// The answer, or why there is none: told in the log, and counted.
+pub(super) fn settled(
+    answer: Result<Response<Answer>, Why>,
+    active: &mut Option<Active>,
+    counts: &Answers,
+    begun: Instant,
+) -> Response<Answer> {
+    let response = answer.unwrap_or_else(|why| {
+        let response = refused(why);
+        if let Some(active) = active {
+            active.answered(response.status());
+        }
+        response
+    });
+    counts.count(response.status().as_u16(), begun.elapsed());
     response
 }
 
@@ -205,14 +257,20 @@ impl Busy {
 pub struct Active {
     busy: Arc<Busy>,
     line: Option<Line>,
-    _held: Held,
+    /// What else lasts as long.
+    held: (Held, Option<Box<dyn Send + Sync>>),
 }
 
 impl Active {
     /// On the connection that `busy` is about, told in `line`, counted by `held`.
     pub(super) fn new(busy: &Arc<Busy>, line: Option<Line>, held: Held) -> Self {
         busy.active.fetch_add(1, Ordering::Relaxed);
-        Self { busy: Arc::clone(busy), line, _held: held }
+        Self { busy: Arc::clone(busy), line, held: (held, None) }
+    }
+
+    /// Keeps `with` as long as the request is under way.
+    pub(super) fn keep(&mut self, with: impl Send + Sync + 'static) {
+        self.held.1 = Some(Box::new(with));
     }
 
     /// The request has an answer.
@@ -269,7 +327,8 @@ impl Progress {
 
 /// A body on its way: a caller's trailers lose what claims who calls, and silence ends it.
 pub struct Relayed<B> {
-    body: B,
+    /// `None`: it has none.
+    body: Option<B>,
     flow: Flow,
     tally: Option<Arc<Tally>>,
     /// Armed only while there is nothing to pass on.
@@ -283,13 +342,18 @@ pub struct Relayed<B> {
 impl<B> Relayed<B> {
     /// A request's.
     pub(super) fn request(body: B, flow: Flow, tally: Option<Arc<Tally>>, progress: &Progress) -> Self {
-        Self { body, flow, tally, silence: None, progress: Some(progress.clone()), _active: None }
+        Self { body: Some(body), flow, tally, silence: None, progress: Some(progress.clone()), _active: None }
+    }
+
+    /// That of a request that has none.
+    pub(super) fn nothing(flow: Flow) -> Self {
+        Self { body: None, flow, tally: None, silence: None, progress: None, _active: None }
     }
 
     /// An answer's.
     fn response(body: B, flow: Flow, active: Option<Active>) -> Self {
         let tally = active.as_ref().and_then(Active::tally);
-        Self { body, flow, tally, silence: None, progress: None, _active: active }
+        Self { body: Some(body), flow, tally, silence: None, progress: None, _active: active }
     }
 
     fn moved(&self, count: usize) {
@@ -313,7 +377,8 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Relayed<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        match Pin::new(&mut this.body).poll_frame(cx) {
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        match Pin::new(body).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 this.silence = None;
                 this.moved(frame.data_ref().map_or(0, Bytes::len));
@@ -336,11 +401,11 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Relayed<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
@@ -372,5 +437,14 @@ mod tests {
         let begun = Instant::now();
         assert!(body.frame().await.unwrap().is_err());
         assert_eq!(begun.elapsed(), BODY);
+    }
+
+    #[test]
+    fn a_refused_peer_is_told_with_its_reason() {
+        let response = refused(Why::PeerRefused(Reason::OtherInitdata));
+        assert_eq!(response.status(), 502);
+        let Either::Right(body) = response.into_body() else { panic!("ours") };
+        let text = format!("{body:?}");
+        assert!(text.contains("peer-refused") && text.contains("other-initdata"), "{text}");
     }
 }

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::watch as channel;
 use tokio::time::{Instant, sleep_until};
 
 use super::deadlines::{KEEP_ALIVE, PING, PONG};
@@ -16,6 +17,7 @@ use super::framing::{Follower, Heads};
 use super::io::{Duplex, Io};
 use super::overheard::Overheard;
 use super::relay::{Answer, Busy};
+use super::watch::{Phase, reached};
 
 /// Most streams of one HTTP/2 connection. Envoy's edge guide: 100.
 pub(super) const MAX_STREAMS: u32 = 100;
@@ -105,45 +107,53 @@ pub(super) struct Patience {
     pub(super) idle: Option<Duration>,
 }
 
-/// Serves a connection to its end: begins nothing once `finish` has ended. Whether a request ever came.
-pub(super) async fn drive(
+/// Serves a connection to its end. With `drains` it begins nothing once that says so. Whether a request ever
+/// came.
+pub(super) fn drive(
     mut connection: Pin<Box<dyn Drivable + Send>>,
     busy: &Busy,
     patience: Patience,
-    finish: impl Future<Output = ()>,
-) -> bool {
-    let mut finish = std::pin::pin!(finish);
-    let mut finishing = false;
-    let mut timer = std::pin::pin!(sleep_until(patience.first));
+    mut drains: Option<channel::Receiver<Phase>>,
+) -> impl Future<Output = bool> {
+    let mut timer = Box::pin(sleep_until(patience.first));
     let mut armed = true;
-    loop {
-        tokio::select! {
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::debug!(error = %crate::finding::chain(&error), "ended early");
+    // Not an `async fn`: that would hold all of it twice, once as arguments.
+    async move {
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(error = %crate::finding::chain(&error), "ended early");
+                    }
+                    return true;
                 }
-                return true;
-            }
-            () = finish.as_mut(), if !finishing => {
-                finishing = true;
-                connection.as_mut().finish();
-            }
-            () = timer.as_mut(), if armed => {
-                if !busy.has_begun() {
-                    return false;
-                }
-                let Some(idle) = patience.idle else {
-                    armed = false;
-                    continue;
-                };
-                let end = busy.quiet().map(|last| last + idle);
-                if end.is_some_and(|end| end <= Instant::now()) {
+                () = draining(&mut drains), if drains.is_some() => {
+                    drains = None;
                     connection.as_mut().finish();
-                    armed = false;
-                } else {
-                    timer.as_mut().reset(end.unwrap_or_else(|| Instant::now() + idle));
+                }
+                () = timer.as_mut(), if armed => {
+                    if !busy.has_begun() {
+                        return false;
+                    }
+                    let Some(idle) = patience.idle else {
+                        armed = false;
+                        continue;
+                    };
+                    let end = busy.quiet().map(|last| last + idle);
+                    if end.is_some_and(|end| end <= Instant::now()) {
+                        connection.as_mut().finish();
+                        armed = false;
+                    } else {
+                        timer.as_mut().reset(end.unwrap_or_else(|| Instant::now() + idle));
+                    }
                 }
             }
         }
+    }
+}
+
+async fn draining(phase: &mut Option<channel::Receiver<Phase>>) {
+    if let Some(phase) = phase {
+        reached(phase, Phase::Draining).await;
     }
 }

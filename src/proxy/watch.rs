@@ -83,11 +83,6 @@ impl Watch {
         }
     }
 
-    /// Ends when no more is to be begun.
-    pub async fn draining(&mut self) {
-        reached(&mut self.phase, Phase::Draining).await;
-    }
-
     /// Ends when everything is over.
     pub async fn forced(&mut self) {
         reached(&mut self.phase, Phase::Forced).await;

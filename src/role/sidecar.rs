@@ -340,6 +340,7 @@ impl Opening {
                 clock: self.clock.clone(),
                 places: Arc::clone(&places),
                 counts: self.metrics.outbound(place),
+                pool: outbound::Pool::default(),
             };
             tokio::spawn(outbound::accept(Arc::new(outlet), near));
         }

@@ -7,9 +7,9 @@ use rustls::SignatureScheme;
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::sign::CertifiedKey;
 
-use super::exchange::OURS_ISSUE;
+use super::exchange::{OURS_HTTP1, OURS_ISSUE};
 use super::leaf::Leaf;
-use super::server::ONLY;
+use super::server::{HTTP1, ONLY};
 use super::trust::Door;
 use super::{Error, provider};
 
@@ -49,6 +49,14 @@ impl Exit {
         config.enable_early_data = false;
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         Ok(Self { config: Arc::new(config), door })
+    }
+
+    /// The same, for a handshake after which nothing but HTTP/1.1 may be spoken.
+    #[must_use]
+    pub fn http1(&self) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols.retain(|name| [OURS_HTTP1, HTTP1].contains(&name.as_slice()));
+        Self { config: Arc::new(config), door: Arc::clone(&self.door) }
     }
 }
 

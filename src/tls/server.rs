@@ -112,6 +112,18 @@ pub struct Served {
     pub since: u64,
 }
 
+impl Served {
+    /// Whether peers are shown the same certificate and the same evidence by both.
+    pub fn shows_the_same(&self, other: &Self) -> bool {
+        let same = match (&self.prover, &other.prover) {
+            (Some(one), Some(another)) => Arc::ptr_eq(one, another),
+            (None, None) => true,
+            _ => false,
+        };
+        same && self.until == other.until
+    }
+}
+
 /// Whatever name is asked for: which one a peer expects is the peer's to check.
 #[derive(Debug)]
 struct Always(Arc<CertifiedKey>);

@@ -24,7 +24,7 @@ use super::{Output, print};
 use crate::cli::{self, Expectations};
 use crate::clock::Clock;
 use crate::config::grammar::{self, HostPort, Local};
-use crate::config::roles::Outbound;
+use crate::config::roles::{Outbound, Protocol};
 use crate::config::spiffe::SpiffeId;
 use crate::config::{Log, LogFormat};
 use crate::finding::{Class, Finding, printable};
@@ -104,7 +104,16 @@ fn outlet(
     let listen = listen.unwrap_or_else(|| Local::Unix("-".into()));
     let counts = metrics::Outbound::new(listen.to_string());
     Ok(Outlet {
-        outbound: Outbound { listen, mode: MODE, to, peer },
+        outbound: Outbound {
+            listen,
+            mode: MODE,
+            to,
+            peer,
+            protocol: Protocol::Tcp,
+            // Of http alone.
+            response_timeout: DEADLINE,
+            access_log: false,
+        },
         place: 0,
         // Nobody publishes another: what stands, stands.
         served: watch::channel(Some(Arc::new(served))).1,
@@ -112,6 +121,7 @@ fn outlet(
         clock: clock.clone(),
         places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         counts: Arc::new(counts),
+        pool: outbound::Pool::default(),
     })
 }
 

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::http::{Act, Handler, Record, Seen, Server, Wrap, Wrapped, response};
-use crate::kbs::tls_wrap;
+use crate::http::{Act, Handler, Record, Seen, Server, Wrap, Wrapped, in_tls, response};
 use crate::pki::Identity;
 use crate::tee::{SnpGuest, hex};
 
@@ -135,7 +134,7 @@ impl Endorser {
         let address = listener.local_addr().expect("a listener has an address");
         let wrap: Wrap = match &self.tls {
             None => Arc::new(|raw| Ok(Wrapped::One(Box::new(raw)))),
-            Some(identity) => tls_wrap(identity, false),
+            Some(identity) => in_tls(identity, false),
         };
         let pages = self.pages;
         let handler: Handler = Arc::new(move |seen| acts(&pages, seen));

@@ -11,12 +11,13 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, StreamOwned,
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, ServerConfig, ServerConnection,
+    SignatureScheme, StreamOwned,
 };
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::http::{Act, Record, Seen, Server, Wrap, Wrapped, response};
+use crate::http::{self, Act, Record, Seen, Server, Wrap, Wrapped, response};
 use crate::pki::{Ca, Identity};
 use crate::world::World;
 
@@ -26,6 +27,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// An app that runs. Derefs to the [`Record`] of what it was asked.
 pub struct RunningApp {
     server: Server,
+}
+
+impl RunningApp {
+    /// Ends the connections that are open now.
+    pub fn cut(&self) {
+        self.server.cut();
+    }
 }
 
 impl Deref for RunningApp {
@@ -56,10 +64,34 @@ pub fn echo(seen: &Seen) -> Vec<Act> {
 /// # Panics
 /// When the address cannot be had.
 pub fn app(world: &World, address: &str, respond: Respond) -> RunningApp {
-    let plain: Wrap = Arc::new(|raw| Ok(Wrapped::One(Box::new(raw))));
+    serve(world, address, Arc::new(|raw| Ok(Wrapped::One(Box::new(raw)))), respond)
+}
+
+/// Starts a peer inside the world that is no sidecar: TLS with this certificate, which asks for none. With
+/// `h2` it speaks HTTP/2 with whoever offers it.
+///
+/// # Panics
+/// When the address cannot be had.
+pub fn far(world: &World, address: &str, identity: &Identity, h2: bool, respond: Respond) -> RunningApp {
+    serve(world, address, http::in_tls(identity, h2), respond)
+}
+
+/// The server's end of a connection that the test accepted, for what no server should say.
+pub fn receive(
+    raw: TcpStream,
+    identity: &Identity,
+    alpn: &[&str],
+) -> io::Result<StreamOwned<ServerConnection, TcpStream>> {
+    raw.set_read_timeout(Some(PATIENCE))?;
+    raw.set_nodelay(true)?;
+    let connection = ServerConnection::new(http::tls_config(identity, alpn)).map_err(io::Error::other)?;
+    Ok(StreamOwned::new(connection, raw))
+}
+
+fn serve(world: &World, address: &str, wrap: Wrap, respond: Respond) -> RunningApp {
     let place = world.place();
     let address = address.parse().expect("a literal address");
-    let server = Server::start(move || place.tcp(address), Duration::ZERO, plain, Arc::new(respond));
+    let server = Server::start(move || place.tcp(address), Duration::ZERO, wrap, Arc::new(respond));
     RunningApp { server: server.expect("the app's address is free in this world") }
 }
 

@@ -126,12 +126,17 @@ impl Scene {
     }
 
     pub(crate) fn web_dialled_at(&self, listen: &str, peer: &str) -> Document {
+        self.web_saying(listen, peer, "")
+    }
+
+    /// With `more` in its `[[outbound]]`.
+    pub(crate) fn web_saying(&self, listen: &str, peer: &str, more: &str) -> Document {
         self.document(
             "web",
             WEB,
             &format!(
                 "[health]\nlisten = \"{WEB_HEALTH}\"\n[metrics]\nlisten = \"{WEB_METRICS}\"\n\
-                 [[outbound]]\nlisten = \"{listen}\"\nto = \"{IN}\"\npeer = \"{peer}\"\n"
+                 [[outbound]]\nlisten = \"{listen}\"\nto = \"{IN}\"\npeer = \"{peer}\"\n{more}"
             ),
         )
     }

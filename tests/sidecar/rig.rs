@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use countersign_testbed::eventually;
-use countersign_testbed::guest::GuestApi;
+use countersign_testbed::guest::{Answer, GuestApi};
 use countersign_testbed::mesh::{self, Peer, Respond, RunningApp};
 use countersign_testbed::pki::{Ca, Identity};
 use countersign_testbed::world::{Started, World};
@@ -137,6 +137,11 @@ impl Rig {
         (Self { world: world.guest(guest), friend: ca.member(FRIEND), ca }, path)
     }
 
+    /// From now on the guest's services give this for a resource.
+    pub(crate) fn replace(&self, path: &str, text: &str) {
+        self.world.guest_api().set(path, Answer::Bytes(text.as_bytes().to_vec()));
+    }
+
     /// After whatever happened, nothing is held.
     pub(crate) fn quiet(&self) {
         eventually("all gauges are zero", || {
@@ -159,4 +164,53 @@ impl Rig {
     pub(crate) fn call(&self, identity: Option<&Identity>) -> std::io::Result<u16> {
         Ok(Peer::connect(&self.world, IN, identity, &["http/1.1"])?.get("/")?.status)
     }
+}
+
+/// A body of these frames, last first.
+struct Frames(Vec<hyper::body::Frame<hyper::body::Bytes>>);
+
+impl hyper::body::Body for Frames {
+    type Data = hyper::body::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        std::task::Poll::Ready(self.0.pop().map(Ok))
+    }
+}
+
+/// A gRPC server: HTTP/2 in plain by prior knowledge, the status in a trailer.
+pub(crate) fn grpc_server(listener: std::net::TcpListener) {
+    use hyper::body::{Bytes, Frame, Incoming};
+    use hyper::{Request, Response};
+
+    listener.set_nonblocking(true).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async move {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        while let Ok((socket, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+                let said = format!(
+                    "{} {} te={:?} xfcc={:?} host={:?}",
+                    request.uri(),
+                    request.method(),
+                    request.headers().get("te"),
+                    request.headers().get("x-forwarded-client-cert"),
+                    request.headers().get("host"),
+                );
+                let trailers = [("grpc-status", "0"), ("grpc-message", "well")];
+                let trailers = trailers.into_iter().map(|(key, value)| (key.parse().unwrap(), value.parse().unwrap()));
+                let body = Frames(vec![Frame::trailers(trailers.collect()), Frame::data(Bytes::from(said))]);
+                let response = Response::builder().header("content-type", "application/grpc").body(body).unwrap();
+                Ok::<_, std::convert::Infallible>(response)
+            });
+            let io = hyper_util::rt::TokioIo::new(socket);
+            tokio::spawn(async move {
+                let executor = hyper_util::rt::TokioExecutor::new();
+                let _ = hyper::server::conn::http2::Builder::new(executor).serve_connection(io, service).await;
+            });
+        }
+    });
 }

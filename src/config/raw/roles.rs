@@ -266,8 +266,15 @@ fn outbound(d: &mut Decoder, mut section: Section<'_>) -> Option<Outbound> {
     }
     let to = section.text(d, "to", host_port);
     let peer = section.text(d, "peer", SpiffeId::parse);
+    let protocol = match section.word(d, "protocol") {
+        Some("http") => Protocol::Http,
+        _ => Protocol::Tcp,
+    };
+    let response_timeout = section.duration(d, "response_timeout").unwrap_or(DEFAULT_RESPONSE);
+    let access_log = section.flag(d, "access_log").unwrap_or_default();
     section.finish(d);
-    Some(Outbound { listen: listen?, mode: mode.unwrap_or(DEFAULT_SOCKET_MODE), to: to?, peer: peer? })
+    let mode = mode.unwrap_or(DEFAULT_SOCKET_MODE);
+    Some(Outbound { listen: listen?, mode, to: to?, peer: peer?, protocol, response_timeout, access_log })
 }
 
 #[cfg(test)]

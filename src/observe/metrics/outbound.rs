@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Counter, Gauge, Page};
+use super::{Answers, Counter, Gauge, Page};
 use crate::tls::peer::Reason;
 
 /// Of one `[[outbound]]`. Its name is where the app dials.
@@ -20,6 +20,10 @@ pub struct Outbound {
     pub withdrawn: Counter,
     /// Connections to peers.
     pub open: Arc<Gauge>,
+    /// Requests (http) or connections (tcp) of the app under way: what a drain waits for.
+    pub active: Arc<Gauge>,
+    /// Answers to the app (http).
+    pub answers: Answers,
 }
 
 impl Outbound {
@@ -40,6 +44,8 @@ impl Outbound {
 
 /// How a number of each is read.
 type Number = fn(&Outbound) -> u64;
+/// The same of one that goes up and down.
+type Gauges = fn(&Outbound) -> i64;
 
 pub(super) fn write(page: &mut Page, all: &[Arc<Outbound>]) {
     if all.is_empty() {
@@ -53,10 +59,17 @@ pub(super) fn write(page: &mut Page, all: &[Arc<Outbound>]) {
             page.line(name, &[("outbound", &outbound.name), ("result", reason.label())], counter.get());
         }
     }
-    let name = "countersign_outbound_connections_open";
-    page.head(name, "gauge", "Connections to peers that the app dialled.");
-    for outbound in all {
-        page.line(name, &[("outbound", &outbound.name)], outbound.open.get());
+    let gauges: [(&str, &str, Gauges); 2] = [
+        ("countersign_outbound_connections_open", "Connections to peers that the app dialled.", |o| o.open.get()),
+        ("countersign_outbound_requests_active", "Requests (http) or connections (tcp) of the app under way.", |o| {
+            o.active.get()
+        }),
+    ];
+    for (name, help, get) in gauges {
+        page.head(name, "gauge", help);
+        for outbound in all {
+            page.line(name, &[("outbound", &outbound.name)], get(outbound));
+        }
     }
     let counters: [(&str, &str, Number); 3] = [
         ("countersign_outbound_unreachable_total", "Peers without an address, or that take no connections.", |o| {
@@ -72,5 +85,17 @@ pub(super) fn write(page: &mut Page, all: &[Arc<Outbound>]) {
         for outbound in all {
             page.line(name, &[("outbound", &outbound.name)], get(outbound));
         }
+    }
+    let name = "countersign_outbound_responses_total";
+    page.head(name, "counter", "Answers to the app, by class of status (http).");
+    for outbound in all {
+        for (counter, status) in outbound.answers.classes() {
+            page.line(name, &[("outbound", &outbound.name), ("status", status)], counter.get());
+        }
+    }
+    let name = "countersign_outbound_response_seconds";
+    page.head(name, "histogram", "From the head of a request of the app to the head of its answer (http).");
+    for outbound in all {
+        page.histogram(name, ("outbound", &outbound.name), &outbound.answers.latency);
     }
 }

@@ -11,7 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
 use crate::encode::http_date;
+use crate::pki::Identity;
 
 /// Longest head and longest body we read, bytes. Our own clients send far less.
 const MAX_REQUEST: u64 = 4 * 1024 * 1024;
@@ -112,10 +115,34 @@ pub(crate) enum Wrapped {
     /// HTTP/1.1 on these bytes.
     One(Box<dyn Stream>),
     /// HTTP/2 in TLS, whose handshake is still to come.
-    Two(TcpStream, Arc<rustls::ServerConfig>),
+    Two(TcpStream, Arc<ServerConfig>),
 }
 
-pub(crate) use self::h2::offered as h2_offered;
+/// TLS 1.3 with this certificate. With `h2`, HTTP/2 is spoken with whoever offers it.
+pub(crate) fn in_tls(identity: &Identity, h2: bool) -> Wrap {
+    let one = tls_config(identity, if h2 { &["http/1.1"] } else { &[] });
+    let two = h2.then(|| tls_config(identity, &["h2"]));
+    Arc::new(move |raw: TcpStream| match &two {
+        Some(two) if h2::offered(&raw) => Ok(Wrapped::Two(raw, Arc::clone(two))),
+        _ => {
+            let connection = ServerConnection::new(Arc::clone(&one)).map_err(io::Error::other)?;
+            Ok(Wrapped::One(Box::new(StreamOwned::new(connection, raw))))
+        }
+    })
+}
+
+/// TLS 1.3 with this certificate and these protocols, for a server. Asks its clients for none.
+pub(crate) fn tls_config(identity: &Identity, alpn: &[&str]) -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("aws-lc-rs has TLS 1.3")
+        .with_no_client_auth()
+        .with_single_cert(identity.chain(), identity.key())
+        .expect("our own certificate and its key");
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}
 
 /// Bytes both ways.
 pub(crate) trait Stream: Read + Write + Send {}

@@ -14,11 +14,10 @@ mod running;
 mod token;
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 
 pub use self::fault::{Fault, Rule, Step};
@@ -26,7 +25,7 @@ pub use self::running::RunningKbs;
 
 use self::core::Core;
 use crate::guest::LOGIN_PAGE;
-use crate::http::{Act, Handler, Seen, Server, Wrap, Wrapped, h2_offered, lock, response};
+use crate::http::{Act, Handler, Seen, Server, Wrap, Wrapped, in_tls, lock, response};
 use crate::pki::Identity;
 use crate::tee::{Guest, Vendor};
 use crate::world::Place;
@@ -270,7 +269,7 @@ impl Kbs {
         };
         let inner: Wrap = match self.tls {
             None => Arc::new(|raw| Ok(Wrapped::One(Box::new(raw)))),
-            Some(identity) => tls_wrap(&identity, self.h2),
+            Some(identity) => in_tls(&identity, self.h2),
         };
         let down_until = Arc::new(Mutex::new(None));
         let wrap: Wrap = {
@@ -286,30 +285,6 @@ impl Kbs {
         let server = Server::start(listen, Duration::ZERO, wrap, handler)?;
         Ok(RunningKbs { server: Arc::new(server), core, down_until, address, tls })
     }
-}
-
-/// TLS 1.3 with this identity.
-pub(crate) fn tls_wrap(identity: &Identity, h2: bool) -> Wrap {
-    let config = |alpn: &[&[u8]]| {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("aws-lc-rs has TLS 1.3")
-            .with_no_client_auth()
-            .with_single_cert(identity.chain(), identity.key())
-            .expect("our own certificate and its key");
-        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        Arc::new(config)
-    };
-    let one = config(if h2 { &[b"http/1.1"] } else { &[] });
-    let two = h2.then(|| config(&[b"h2"]));
-    Arc::new(move |raw: TcpStream| match &two {
-        Some(two) if h2_offered(&raw) => Ok(Wrapped::Two(raw, Arc::clone(two))),
-        _ => {
-            let connection = ServerConnection::new(Arc::clone(&one)).map_err(std::io::Error::other)?;
-            Ok(Wrapped::One(Box::new(StreamOwned::new(connection, raw))))
-        }
-    })
 }
 
 fn answer(mode: Mode, core: &Core, seen: &Seen) -> Vec<Act> {
