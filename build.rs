@@ -28,7 +28,6 @@ fn pack_relocations() {
     let gnu = std::env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|env| env == "gnu");
     if gnu && features.split(',').any(|feature| feature == "crt-static") && glibc() >= Some((2, 36)) {
         println!("cargo:rustc-link-arg-bin=countersign=-Wl,-z,pack-relative-relocs");
-        println!("cargo:rustc-link-arg-bin=countersign=-Wl,--icf=all");
     }
 }
 
