@@ -1,9 +1,11 @@
 //! The exchange of evidence between two peers: after the handshake, before the first byte of either app.
 //! `docs/protocol.md` is what is spoken; here is who says what when.
 //!
-//!     client → hello
-//!     server → hello, its proof          where the client demands one
-//!     client → its proof                 where the server demands one; then the app's bytes
+//! ```text
+//! client → hello
+//! server → hello, its proof          where the client demands one
+//! client → its proof                 where the server demands one; then the app's bytes
+//! ```
 //!
 //! A server that cannot tell who calls except by evidence wants the caller's first, and shows its own
 //! only then: chip ids and initdata are for members. Whoever calls has chosen whom.

@@ -1,10 +1,12 @@
 //! What is said to an issuer, and by it: `docs/protocol.md` §7. After a handshake in which only the issuer
 //! shows a certificate:
 //!
-//!     requester → hello                              demanding the issuer's evidence, or not
-//!     issuer    → hello, its proof where it is demanded
-//!     requester → names, request, its proof
-//!     issuer    → chain, or a refusal
+//! ```text
+//! requester → hello                              demanding the issuer's evidence, or not
+//! issuer    → hello, its proof where it is demanded
+//! requester → names, request, its proof
+//! issuer    → chain, or a refusal
+//! ```
 //!
 //! The requester's statement is about the key and the names that it wants, so that nobody can put others in
 //! their place, and about this session, so that nobody can say it again.
