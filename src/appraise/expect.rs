@@ -175,7 +175,7 @@ pub fn tdx(genuine: &tdx::Genuine, expected: &Expected) -> Vec<Check> {
     checks
 }
 
-/// The verdict on genuine evidence. `checks` are those of [`snp`] or [`tdx`].
+/// The verdict on genuine evidence. `checks` are those of [`snp()`] or [`tdx()`].
 pub fn word(checks: &[Check], silent: bool, missing: &[&str]) -> Word {
     if silent {
         Word::NotAppraised

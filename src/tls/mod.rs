@@ -95,7 +95,7 @@ pub fn client(ca_pem: Option<&str>, system_roots: bool, clock: &Clock) -> Result
     Anchored::new(roots(ca_pem.ok_or(Error::NoRoots)?)?, clock)
 }
 
-/// Whether a CA's PEM could be trusted by [`client`]: what it says of a fault is what a guest would say.
+/// Whether a CA's PEM could be trusted by [`client()`]: what it says of a fault is what a guest would say.
 pub fn check_ca(ca_pem: &str) -> Result<(), Error> {
     roots(ca_pem).map(drop)
 }

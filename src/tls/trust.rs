@@ -175,7 +175,7 @@ impl Trust {
     }
 }
 
-/// The newest is always kept: [`Door::peer`] asks for it again when the handshake has ended.
+/// The newest is always kept: [`Door::known`] asks for it again when the handshake has ended.
 fn remember(remembered: &mut HashMap<[u8; 32], Arc<Seen>>, key: [u8; 32], seen: &Arc<Seen>) {
     if remembered.len() >= MAX_REMEMBERED
         && let Some(any) = remembered.keys().next().copied()
