@@ -364,7 +364,8 @@ fn plain_configuration_makes_it_serve_nobody() {
     let sidecar = rig.world.countersign(&["sidecar"]).env("COUNTERSIGN_LOG", "debug").start();
     eventually("it is up", || rig.ask("/readyz") == 200);
     assert!(rig.world.connect(IN).is_err(), "no listener without a certificate");
-    assert!(sidecar.said().contains("nobody is served"), "{}", sidecar.said());
+    // Ready first, and then the word to people.
+    eventually("it says why", || sidecar.said().contains("nobody is served"));
 }
 
 fn what_this_release_lacks_is_refused_by_name() {
