@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 /// Arguments of `connect`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("near").required(true)))]
 pub struct Connect {
     /// The peer's sidecar, where it listens
     #[arg(value_name = "HOST:PORT")]
@@ -14,9 +15,9 @@ pub struct Connect {
     #[arg(long, value_name = "FILE")]
     pub policy: PathBuf,
     /// Where the app dials: a loopback address, or a unix socket
-    #[arg(long, value_name = "ADDRESS|unix:PATH", required_unless_present = "stdio", conflicts_with = "stdio")]
+    #[arg(long, value_name = "ADDRESS|unix:PATH", group = "near")]
     pub listen: Option<String>,
     /// Carry one connection over standard input and output instead
-    #[arg(long)]
+    #[arg(long, group = "near")]
     pub stdio: bool,
 }
