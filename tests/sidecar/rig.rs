@@ -200,6 +200,8 @@ pub(crate) fn grpc_server(listener: std::net::TcpListener) {
                     request.headers().get("x-forwarded-client-cert"),
                     request.headers().get("host"),
                 );
+                // curl 7.88 gives up on an answer that overtakes its request, without a proxy as well.
+                let _ = http_body_util::BodyExt::collect(request.into_body()).await;
                 let trailers = [("grpc-status", "0"), ("grpc-message", "well")];
                 let trailers = trailers.into_iter().map(|(key, value)| (key.parse().unwrap(), value.parse().unwrap()));
                 let body = Frames(vec![Frame::trailers(trailers.collect()), Frame::data(Bytes::from(said))]);
