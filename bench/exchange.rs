@@ -24,7 +24,7 @@ use countersign::formats::jwk::EcPublicJwk;
 use countersign::formats::pins::Pins;
 use countersign::secret::Secret;
 use countersign::tls::client::Exit;
-use countersign::tls::demand::Demand;
+use countersign::tls::demand::{Demand, Level};
 use countersign::tls::exchange::{OURS_TCP, Side, accept, connect};
 use countersign::tls::leaf::{Expected, Issued, Leaf};
 use countersign::tls::prover::Prover;
@@ -189,7 +189,7 @@ impl Mesh {
         let demand = || {
             let anchors = TrustAnchors::from_pem(pem.as_bytes()).unwrap();
             let pins = Pins::parse(pins.to_string().as_bytes()).unwrap();
-            Arc::new(Demand::new(anchors, pins, Duration::from_secs(3600), &self.clock))
+            Arc::new(Demand::new(anchors, pins, Duration::from_secs(3600), Level::Key, &self.clock))
         };
         let door = |calls, allowed| {
             let trust = Trust::by_roots(&self.ca_pem, calls, proven.then(demand), &self.clock).unwrap();
@@ -210,7 +210,7 @@ impl Mesh {
         let issued = Issued { chain: vec![certificate.der().clone()], key: Secret::new(key.serialize_der()) };
         let leaf = Arc::new(Leaf::check(issued, &expected).unwrap());
         let ear = Zeroizing::new(self.token(&attested));
-        let prover = Arc::new(Prover::new(ear, &Secret::new(attested.serialize_der()), &leaf).unwrap());
+        let prover = Arc::new(Prover::new(ear, &Secret::new(attested.serialize_der()), &leaf, None).unwrap());
         Member { leaf, prover }
     }
 

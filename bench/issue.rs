@@ -30,7 +30,7 @@ use countersign::proxy::limits::Limits;
 use countersign::proxy::watch::Phase;
 use countersign::secret::Secret;
 use countersign::tls::client::Exit;
-use countersign::tls::demand::Demand;
+use countersign::tls::demand::{Demand, Level};
 use countersign::tls::exchange::Side;
 use countersign::tls::issue;
 use countersign::tls::leaf::{Expected, Leaf};
@@ -135,7 +135,7 @@ impl Scene {
         }});
         let pins = Pins::parse(pins.to_string().as_bytes()).unwrap();
         let roots = TrustAnchors::from_pem(kbs.token_root().as_bytes()).unwrap();
-        let demand = Arc::new(Demand::new(roots, pins, Duration::from_secs(3600), &Clock::system()));
+        let demand = Arc::new(Demand::new(roots, pins, Duration::from_secs(3600), Level::Key, &Clock::system()));
         let key = Secret::new(key.secret_pkcs8_der().to_vec());
         Self { mesh: pki::Ca::new("mesh"), demand, key, token: text("token") }
     }
@@ -161,7 +161,7 @@ impl Scene {
         let door = Arc::new(Door::new(Arc::new(trust), vec![PeerPattern::parse(ISSUER).unwrap()]).unwrap());
         let exit = Exit::to_issuer(Arc::clone(&door)).unwrap();
         let wanted = Wanted::parse(WEB.as_bytes()).unwrap();
-        let attested = Attested::new(Zeroizing::new(self.token.clone()), &self.key).unwrap();
+        let attested = Attested::new(Zeroizing::new(self.token.clone()), &self.key, None).unwrap();
         for _ in 0..RENEWALS {
             let Request { der, spki } = request::make(&self.key).unwrap();
             let stream = tokio::net::TcpStream::connect(address).await.unwrap();

@@ -16,7 +16,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::appraise::{snp, tdx};
+pub use crate::appraise::Makers;
 use crate::clock::Clock;
 
 /// Where api-server-rest listens in every CoCo guest. A literal address: names resolve through
@@ -26,15 +26,6 @@ pub const GUEST_API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr:
 /// Called at each named step of publishing. The shipped one does nothing; the testbed's kills the
 /// process at the step it was told.
 pub type FailPoint = Arc<dyn Fn(&'static str) + Send + Sync>;
-
-/// Whose keys make evidence genuine, where this program judges its own guest's.
-#[derive(Clone, Debug)]
-pub struct Makers {
-    /// Of SEV-SNP reports.
-    pub amd: snp::Roots,
-    /// Of TDX quotes.
-    pub intel: tdx::Root,
-}
 
 /// Everything the program takes from outside itself.
 #[derive(Clone)]
@@ -78,7 +69,7 @@ impl Ports {
             proc: PathBuf::from("/proc"),
             sys: PathBuf::from("/sys"),
             tsm: Arc::new(tsm_fs::RealFs::kernel()),
-            makers: Makers { amd: snp::Roots::amd(), intel: tdx::Root::intel() },
+            makers: Makers::real(),
             initdata: PathBuf::from("/run/countersign/initdata"),
             termination_log: PathBuf::from("/dev/termination-log"),
             banner: None,

@@ -351,24 +351,11 @@ fn evidence_is_not_demanded_where_none_can_be_given() {
 }
 
 /// Two pods that speak HTTP with each other, pinned by what they are.
-fn of_http(scene: &Scene) -> (Pod, Pod) {
-    let api = format!(
-        "[health]\nlisten = \"{API_HEALTH}\"\n[metrics]\nlisten = \"{API_METRICS}\"\n\
-         [[inbound]]\nlisten = \"{IN}\"\napp = \"127.0.0.1:8080\"\nallow = [\"{WEB}\"]\n"
-    );
-    let (api, web) = (scene.document("api", API, &api), scene.web_saying(OUT, API, "protocol = \"http\"\n"));
-    scene.pin(1, |peers| {
-        peers[API]["init_data"] = json!([hex(&api.digest())]);
-        peers[WEB]["init_data"] = json!([hex(&web.digest())]);
-    });
-    (scene.pod(api, API_HEALTH), scene.pod(web, WEB_HEALTH))
-}
-
 fn requests_share_one_proven_connection() {
     for trust in ["evidence", "both"] {
         let scene = Scene::new(trust, "snp");
         let app = mesh::app(&scene.world, "127.0.0.1:8080", echo);
-        let (api, web) = of_http(&scene);
+        let (api, web) = scene.of_http();
         let (api, web) = (scene.start(&api), scene.start(&web));
         for _ in 0..5 {
             assert_eq!(scene.through().unwrap(), 200, "{trust}: {} {}", api.said(), web.said());
@@ -383,7 +370,7 @@ fn requests_end_with_the_trust_in_their_peer() {
         "/slow" => vec![Act::Silence],
         _ => echo(seen),
     });
-    let (api, web) = of_http(&scene);
+    let (api, web) = scene.of_http();
     let (_api, web) = (scene.start(&api), scene.start(&web));
     assert_eq!(scene.through().unwrap(), 200, "{}", web.said());
     // A POST: a request that may be made twice would be made again, and refused then.
@@ -411,7 +398,7 @@ fn requests_end_with_the_trust_in_their_peer() {
 fn new_evidence_is_shown_on_a_new_connection_before_anybody_asks() {
     let scene = Scene::new("evidence", "snp");
     let _app = mesh::app(&scene.world, "127.0.0.1:8080", echo);
-    let (api, web) = of_http(&scene);
+    let (api, web) = scene.of_http();
     let (_api, web) = (scene.start(&api), scene.start(&web));
     assert_eq!(scene.through().unwrap(), 200, "{}", web.said());
     eventually("another connection is made", || {

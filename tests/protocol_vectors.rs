@@ -46,6 +46,7 @@ fn the_published_vectors_are_what_the_code_speaks() {
         let statement = Statement { purpose, leaf, nonce: NONCE, exporter: EXPORTER };
         assert_eq!(text(&case["statement"]).as_bytes(), statement.canonical());
         assert_eq!(text(&case["signing_input"]), hex::encode(&statement.signing_input()));
+        assert_eq!(text(&case["report_data"]), hex::encode(&statement.report_data()));
         let signature: [u8; 64] = hex::decode(&text(&case["signature"])).unwrap().try_into().unwrap();
         assert!(key.verifies_es256(&statement.signing_input(), &signature));
         assert_eq!(Statement::parse(text(&case["statement"]).as_bytes()), Ok(statement));
@@ -69,7 +70,7 @@ fn the_published_vectors_are_what_the_code_speaks() {
         let bytes = hex::decode(&text(&refused["frame"])).unwrap();
         let (head, payload) = bytes.split_at(HEAD);
         let peers = [Kind::Hello, Kind::Ear, Kind::Statement, Kind::Signature, Kind::Decline];
-        let all = [&peers[..], &[Kind::Names, Kind::Request, Kind::Chain, Kind::Refusal]].concat();
+        let all = [&peers[..], &[Kind::Names, Kind::Request, Kind::Chain, Kind::Refusal, Kind::Report]].concat();
         let head = Head::parse(head.try_into().unwrap(), &all);
         let accepted = head.is_ok_and(|head| head.kind != Kind::Hello || Hello::parse(payload).is_ok());
         assert!(!accepted, "{}", refused["why"]);
@@ -93,6 +94,7 @@ fn vectors() -> Value {
         json!({
             "statement": String::from_utf8(statement.canonical()).unwrap(),
             "signing_input": hex::encode(&statement.signing_input()),
+            "report_data": hex::encode(&statement.report_data()),
             "signature": hex::encode(signature.as_ref()),
         })
     };
@@ -141,23 +143,25 @@ fn vectors() -> Value {
             bad("an ear of 262145 bytes", "0200040001".to_owned()),
             bad("a statement of 513 bytes", "0300000201".to_owned()),
             bad("a signature of 65 bytes", "0400000041".to_owned()),
-            bad("a type that is not known", "0a00000000".to_owned()),
+            bad("a type that is not known", "0b00000000".to_owned()),
             bad("names of 4097 bytes", "0600001001".to_owned()),
             bad("a request of 4097 bytes", "0700001001".to_owned()),
             bad("a chain of 32769 bytes", "0800008001".to_owned()),
             bad("a refusal of two bytes", "0900000002".to_owned()),
+            bad("a report of 65537 bytes", "0a00010001".to_owned()),
             bad("a decline with content", "0500000001".to_owned()),
-            bad("a hello with an unknown flag", format!("010000002104{}", "0a".repeat(32))),
+            bad("a hello with an unknown flag", format!("010000002109{}", "0a".repeat(32))),
+            bad("report without demands", format!("010000002104{}", "0a".repeat(32))),
             bad("prove-first without demands", format!("010000002102{}", "0a".repeat(32))),
         ],
     })
 }
 
 fn hellos() -> Value {
-    let all = [(false, false), (true, false), (true, true)];
-    let hello = |(demands, prove_first)| {
-        let frame = write(Kind::Hello, &Hello { nonce: NONCE, demands, prove_first }.payload()).unwrap();
-        json!({"demands": demands, "prove-first": prove_first, "frame": hex::encode(&frame)})
+    let all = [(false, false, false), (true, false, false), (true, true, false), (true, false, true), (true, true, true)];
+    let hello = |(demands, prove_first, report)| {
+        let frame = write(Kind::Hello, &Hello { nonce: NONCE, demands, prove_first, report }.payload()).unwrap();
+        json!({"demands": demands, "prove-first": prove_first, "report": report, "frame": hex::encode(&frame)})
     };
     all.into_iter().map(hello).collect()
 }

@@ -9,6 +9,7 @@ pub mod direct;
 pub mod genuine;
 pub mod hint;
 pub mod rcar;
+pub mod reports;
 pub mod source;
 pub mod standing;
 pub mod token;

@@ -2,11 +2,16 @@
 //!
 //! Two steps, both pure. [`evidence`] judges the attestation result for one identity, by roots, pins
 //! and time; it may be remembered for as long as those stand. [`channel`] judges the statement for this
-//! very connection, and is never remembered. Only the second makes a [`Proven`].
+//! very connection, and is never remembered. Only the second makes a [`Proven`]. Where the hardware itself
+//! must vouch for the statement, [`fresh()`] judges its report.
+
+mod fresh;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use fresh::{Error as FreshError, Expected as FreshlyExpected, fresh, vouched};
 
 use serde::Deserialize;
 
@@ -20,8 +25,11 @@ use crate::formats::statement::{self, LeafBinding, Statement};
 
 /// Where the evidence of each TEE says which machine it is (Trustee v0.21, `deps/verifier`): the TEE's
 /// member of the annotated evidence, and the member in it. Of two for TDX, the first that is there.
-const HARDWARE: [(&str, &str); 3] =
-    [("snp", "chip_id"), ("tdx", "platform_provider_id"), ("tdx", "platform_instance_id")];
+const HARDWARE: [(&str, &str); 3] = [("snp", "chip_id"), ("tdx", PROVIDER), ("tdx", INSTANCE)];
+
+/// The machine of a TDX guest, as its PCK certificate has it.
+const PROVIDER: &str = "platform_provider_id";
+const INSTANCE: &str = "platform_instance_id";
 
 /// What a peer's attestation result must be.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +106,9 @@ pub enum Error {
     /// Not signed by the attested key.
     #[error("is not its own: the statement is not signed by the attested key")]
     Signature,
+    /// The hardware does not vouch for it.
+    #[error("is not vouched for by its hardware now: the fresh report {0}")]
+    Fresh(FreshError),
 }
 
 /// Judges an attestation result for one identity.

@@ -197,6 +197,7 @@ pub const KEYS: &[Key] = &[
     key("peers.evidence.token_roots", Kind::Text(&KBS_URI), PEERS, "Resource with the roots of the verifier's tokens.").required(),
     key("peers.evidence.pins", Kind::Text(&KBS_URI), PEERS, "Resource with the digests allowed for each identity.").required(),
     key("peers.evidence.max_age", Kind::Duration { min: 60, max: 24 * HOUR }, PEERS, "Oldest attestation that counts.").required(),
+    key("peers.evidence.level", Kind::Word(&["key", "hardware"]), PEERS, "What vouches for a peer on each connection: the key that was attested, or with `hardware` a fresh report of its machine too.").default("\"key\""),
 
     key("inbound", Kind::Tables { max: 32 }, SIDECAR, "A port that peers reach the app through."),
     key("inbound[].listen", Kind::Text(&SOCKET), SIDECAR, "Address to listen on.").required(),

@@ -178,6 +178,17 @@ pub struct PeerEvidence {
     pub pins: KbsUri,
     /// Oldest attestation that counts.
     pub max_age: Duration,
+    /// What must vouch for a peer on each connection.
+    pub level: EvidenceLevel,
+}
+
+/// `peers.evidence.level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EvidenceLevel {
+    /// The key that was attested.
+    Key,
+    /// That, and a fresh report of the hardware.
+    Hardware,
 }
 
 /// `[issuer]`: what the role that certifies needs.

@@ -25,10 +25,16 @@ pub const MAX_CHAIN: usize = 32 * 1024;
 /// Bytes of a signature, r then s.
 pub const SIGNATURE: usize = 64;
 
+/// Most bytes of a fresh report, 64 KiB: Trustee's JSON of an SEV-SNP report with its chain has 30, of a TDX
+/// quote 11.
+pub const MAX_REPORT: usize = 64 * 1024;
+
 /// Flag of a hello: I demand your evidence.
 const DEMANDS: u8 = 1;
 /// Flag of a server's hello: and before I show mine.
 const PROVE_FIRST: u8 = 2;
+/// Flag of a hello: and a fresh report of your hardware over the statement.
+const REPORT: u8 = 4;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +47,7 @@ pub enum Kind {
     Statement,
     /// Its signature, ES256.
     Signature,
-    /// In place of all three: there is no evidence to give.
+    /// In place of all of it: there is no evidence to give.
     Decline,
     /// The names that a certificate is wanted for.
     Names,
@@ -51,10 +57,12 @@ pub enum Kind {
     Chain,
     /// In its place: why there is none.
     Refusal,
+    /// The hardware's own word on a statement: evidence in the JSON that Trustee takes.
+    Report,
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Hello,
         Self::Ear,
         Self::Statement,
@@ -64,6 +72,7 @@ impl Kind {
         Self::Request,
         Self::Chain,
         Self::Refusal,
+        Self::Report,
     ];
 
     fn code(self) -> u8 {
@@ -77,6 +86,7 @@ impl Kind {
             Self::Request => 7,
             Self::Chain => 8,
             Self::Refusal => 9,
+            Self::Report => 10,
         }
     }
 
@@ -92,6 +102,7 @@ impl Kind {
             Self::Request => (1, MAX_REQUEST),
             Self::Chain => (1, MAX_CHAIN),
             Self::Refusal => (1, 1),
+            Self::Report => (1, MAX_REPORT),
         }
     }
 }
@@ -206,26 +217,29 @@ pub struct Hello {
     pub demands: bool,
     /// Whether it wants it before it shows its own. A server's only.
     pub prove_first: bool,
+    /// Whether the evidence must have a fresh report in it.
+    pub report: bool,
 }
 
 impl Hello {
     /// Parses what stands behind the head.
     pub fn parse(payload: &[u8]) -> Result<Self, Error> {
         let (flags, nonce) = payload.split_first().ok_or(Error::Length)?;
-        if flags & !(DEMANDS | PROVE_FIRST) != 0 {
+        if flags & !(DEMANDS | PROVE_FIRST | REPORT) != 0 {
             return Err(Error::Flags);
         }
-        let (demands, prove_first) = (flags & DEMANDS != 0, flags & PROVE_FIRST != 0);
-        // First, before what?
-        if prove_first && !demands {
+        let [demands, prove_first, report] = [DEMANDS, PROVE_FIRST, REPORT].map(|flag| flags & flag != 0);
+        // First, before what? A report, with what?
+        if (prove_first || report) && !demands {
             return Err(Error::Flags);
         }
-        Ok(Self { nonce: nonce.try_into().map_err(|_| Error::Length)?, demands, prove_first })
+        Ok(Self { nonce: nonce.try_into().map_err(|_| Error::Length)?, demands, prove_first, report })
     }
 
     /// What stands behind the head.
     pub fn payload(&self) -> Vec<u8> {
-        let flags = (u8::from(self.demands) * DEMANDS) | (u8::from(self.prove_first) * PROVE_FIRST);
+        let flags = [(self.demands, DEMANDS), (self.prove_first, PROVE_FIRST), (self.report, REPORT)];
+        let flags = flags.into_iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag);
         [&[flags][..], &self.nonce].concat()
     }
 }
@@ -260,6 +274,8 @@ mod tests {
             (7, 4097),
             (8, 32769),
             (9, 2),
+            (10, 0),
+            (10, 65537),
         ] {
             assert_eq!(Head::parse(head(code, length), &all), Err(Error::Length), "{code} {length}");
         }
@@ -269,18 +285,20 @@ mod tests {
     fn a_frame_out_of_turn_is_refused() {
         assert_eq!(Head::parse(head(3, 10), &[Kind::Ear, Kind::Decline]), Err(Error::Kind));
         assert_eq!(Head::parse(head(1, 33), &[]), Err(Error::Kind));
-        for code in [0, 10, 0x16, b'G', 255] {
+        for code in [0, 11, 0x16, b'G', 255] {
             assert_eq!(Head::parse(head(code, 33), &Kind::ALL), Err(Error::Kind), "{code}");
         }
     }
 
     #[test]
     fn a_hello_has_exactly_its_flags_and_a_nonce() {
-        let hello = Hello { nonce: [7; 32], demands: true, prove_first: true };
-        assert_eq!(Hello::parse(&hello.payload()), Ok(hello));
+        for (prove_first, report) in [(false, false), (true, false), (false, true), (true, true)] {
+            let hello = Hello { nonce: [7; 32], demands: true, prove_first, report };
+            assert_eq!(Hello::parse(&hello.payload()), Ok(hello));
+        }
         let with = |flags: u8| Hello::parse(&[&[flags][..], &[7; 32]].concat());
         assert_eq!(with(0).map(|hello| (hello.demands, hello.prove_first)), Ok((false, false)));
-        for flags in [2, 4, 5, 0x80, 0xff] {
+        for flags in [2, 4, 6, 8, 9, 0x80, 0xff] {
             assert_eq!(with(flags), Err(Error::Flags), "{flags}");
         }
         assert_eq!(Hello::parse(&[0; 32]), Err(Error::Length));

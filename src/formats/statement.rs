@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{SHA256, SHA512, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
@@ -28,6 +28,9 @@ pub const EXPORTER_LABEL: &[u8] = b"EXPERIMENTAL-countersign/1";
 /// Stands before a statement when it is signed. The same key signs TLS handshakes and certificates:
 /// none of those begins with these bytes.
 pub const DOMAIN: &[u8] = b"countersign/1 statement\0";
+
+/// Stands before a statement when the hardware reports over it.
+const REPORT_DOMAIN: &[u8] = b"countersign/1 report\0";
 
 /// Most bytes of a statement: all its members have fixed lengths, which come to 321 at most.
 pub const MAX_BYTES: usize = 512;
@@ -173,6 +176,14 @@ impl Statement {
     /// What is signed, ES256: [`DOMAIN`], then the canonical bytes.
     pub fn signing_input(&self) -> Vec<u8> {
         [DOMAIN, &self.canonical()].concat()
+    }
+
+    /// What the hardware is asked to report over: SHA-512 of `countersign/1 report`, a zero byte and the
+    /// canonical bytes, as wide as the field of SEV-SNP and TDX.
+    pub fn report_data(&self) -> [u8; 64] {
+        let hash = digest(&SHA512, &[REPORT_DOMAIN, &self.canonical()].concat());
+        // SHA-512 has 64 bytes; zeros are no hash of anything.
+        hash.as_ref().try_into().unwrap_or([0; 64])
     }
 
     /// Holds it to the expected one, and says in which member it differs.

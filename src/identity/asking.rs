@@ -7,7 +7,7 @@ use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::{Guest, bug};
+use super::{Guest, Hardware, bug};
 use crate::config::grammar::HostPort;
 use crate::config::spiffe::SpiffeId;
 use crate::finding::{Class, Finding, Who};
@@ -36,11 +36,11 @@ const ASK: Duration = Duration::from_secs(20);
 pub(super) async fn ask(
     (address, spiffe): (&HostPort, &SpiffeId),
     door: Arc<Door>,
-    guest: Option<&Guest>,
+    (guest, hardware): (Option<&Guest>, &Hardware),
     wanted: &Wanted,
 ) -> Result<Issued, Finding> {
     let Some(Guest { key, token }) = guest else { return Err(nothing_to_show()) };
-    let attested = Attested::new(token.clone(), key).map_err(|error| {
+    let attested = Attested::new(token.clone(), key, Some(Arc::clone(&hardware.reports))).map_err(|error| {
         Finding::new(Class::EvidenceRejected, format!("this guest's attestation result {error}"))
             .why("the issuer would refuse it")
             .next(

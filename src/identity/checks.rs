@@ -2,7 +2,7 @@
 //! certificate. The very steps of an epoch, without publishing one.
 
 use super::issuer::IssuerTerms;
-use super::{Attested, Terms, rules, show};
+use super::{Attested, Hardware, Terms, rules, show};
 use crate::check::{Check, Outcome};
 use crate::clock::Clock;
 use crate::config::Provenance;
@@ -42,16 +42,16 @@ pub fn checks() -> Vec<&'static Check> {
 }
 
 /// The terms, where the configuration serves anybody.
-pub fn terms(roles: &Roles, provenance: Provenance) -> (Outcome, Option<Terms>) {
+pub fn terms(roles: &Roles, provenance: Provenance, hardware: Hardware) -> (Outcome, Option<Terms>) {
     if !roles.serves() {
         return (Outcome::Skip("the configuration has no listeners".to_owned()), None);
     }
     // An issuer's pod has `[peers]` too, and serves nobody but those who ask for certificates.
     if roles.issuer.is_some() && roles.identity.is_none() {
-        let judged = IssuerTerms::of(roles, provenance);
+        let judged = IssuerTerms::of(roles, provenance, hardware);
         return (judged.map(|terms| format!("an issuer at {}", terms.issuing().listen)).into(), None);
     }
-    match Terms::of(roles, provenance) {
+    match Terms::of(roles, provenance, hardware) {
         Ok(terms) => {
             let (inbound, outbound) = (roles.inbound.len(), roles.outbound.len());
             (Outcome::Pass(format!("{inbound} inbound, {outbound} outbound")), Some(terms))

@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Attested, Guest, MAX_RESOURCE, Terms};
+use super::{Attested, Guest, Hardware, MAX_RESOURCE, Terms};
+use crate::appraise::peer::{FreshError, FreshlyExpected, vouched as judge};
+use crate::appraise::snp;
 use crate::clock::Clock;
-use crate::config::roles::PeerEvidence;
+use crate::config::roles::{EvidenceLevel, PeerEvidence};
 use crate::finding::{Class, Finding, Who};
 use crate::formats::ear::TrustAnchors;
 use crate::formats::kbs_uri::KbsUri;
 use crate::formats::pins::{self, Pins};
-use crate::tls::demand::Demand;
+use crate::tls::demand::{Demand, Level};
 use crate::tls::leaf::Leaf;
 use crate::tls::prover::{self, Prover};
+use crate::tls::reports::Unable;
 
 /// The highest `serial` of pins that this process has seen. Older ones are refused: whoever can put an old
 /// resource back must not bring an old release back with it.
@@ -22,11 +25,12 @@ pub(super) struct SeenPins(Arc<AtomicU64>);
 /// Reads what is demanded of peers.
 pub(super) async fn demand(
     evidence: &PeerEvidence,
+    hardware: &Hardware,
     seen: &SeenPins,
     attested: &impl Attested,
     clock: &Clock,
 ) -> Result<Arc<Demand>, Finding> {
-    let PeerEvidence { token_roots: roots, pins: uri, max_age } = evidence;
+    let PeerEvidence { token_roots: roots, pins: uri, max_age, level } = evidence;
     let token_roots = attested.fetch(roots, MAX_RESOURCE).await?;
     let token_roots = TrustAnchors::from_pem(token_roots.expose()).map_err(|error| {
         Finding::new(Class::Content, format!("{roots}: the trusted certificates {error}"))
@@ -40,7 +44,11 @@ pub(super) async fn demand(
             .next(format!("correct that entry, raise `serial`, and upload the pins to {uri}"))
     })?;
     seen.accept(&pins, uri)?;
-    Ok(Arc::new(Demand::new(token_roots, pins, *max_age, clock)))
+    let level = match level {
+        EvidenceLevel::Key => Level::Key,
+        EvidenceLevel::Hardware => Level::Hardware(hardware.makers.clone()),
+    };
+    Ok(Arc::new(Demand::new(token_roots, pins, *max_age, level, clock)))
 }
 
 impl SeenPins {
@@ -66,7 +74,7 @@ pub(super) fn prover(terms: &Terms, guest: Option<Guest>, leaf: &Leaf) -> Result
         // Every peer that is configured as we are would refuse us.
         return if demands { Err(nothing_to_show()) } else { Ok(None) };
     };
-    match Prover::new(token, &key, leaf) {
+    match Prover::new(token, &key, leaf, Some(Arc::clone(&terms.hardware.reports))) {
         Ok(prover) => {
             if demands && !prover.is_affirming() {
                 tracing::warn!(
@@ -82,6 +90,33 @@ pub(super) fn prover(terms: &Terms, guest: Option<Guest>, leaf: &Leaf) -> Result
             Ok(None)
         }
     }
+}
+
+/// Whether this guest's hardware vouches for it, where the configuration demands that of its peers: they demand
+/// the same. Found at start, and not by the first peer.
+pub(super) async fn vouched(evidence: &PeerEvidence, hardware: &Hardware, clock: &Clock) -> Result<(), Finding> {
+    if evidence.level != EvidenceLevel::Hardware {
+        return Ok(());
+    }
+    let mut report_data = [0; 64];
+    aws_lc_rs::rand::fill(&mut report_data).map_err(|_| Finding::new(Class::NoEvidence, "there is no randomness"))?;
+    let report = hardware.reports.make(report_data).await.map_err(|error| match error {
+        Unable::Failed(finding) => *finding,
+        other => Finding::new(Class::NoEvidence, format!("a fresh report {other}"))
+            .next("write `level = \"key\"` in `[peers.evidence]`, or look at what the guest's services give as evidence"),
+    })?;
+    let expected = FreshlyExpected { report_data: &report_data, makers: &hardware.makers, now: clock.now() };
+    judge(&report, &expected).map(drop).map_err(|error| {
+        let refused = Finding::new(Class::NoEvidence, format!("of this guest the fresh report {error}"))
+            .why("`level = \"hardware\"` in `[peers.evidence]`: peers that are configured as this one would refuse it")
+            .who(Who::Platform);
+        match error {
+            FreshError::Snp(snp::Error::NoKey) => refused.next(
+                "have the host hand its VCEK to its guests (`countersign diagnose` names it), or write `level = \"key\"`",
+            ),
+            _ => refused.next("run `countersign diagnose` in this guest, and see evidence.genuine"),
+        }
+    })
 }
 
 fn nothing_to_show() -> Finding {

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::evidence::{self, SeenPins};
 use super::keep::{BUDGET, LEAST, LEAST_ASKED, LONGEST_SLEEP, jitter, pause};
-use super::{Attest, Attested, MAX_KEY, MAX_RESOURCE, bug, fresh_key, text};
+use super::{Attest, Attested, Hardware, MAX_KEY, MAX_RESOURCE, bug, fresh_key, text};
 use crate::clock::Clock;
 use crate::config::Provenance;
 use crate::config::roles::{Issuing, PeerEvidence, Peers, Roles};
@@ -32,12 +32,13 @@ pub struct IssuerTerms {
     roots: KbsUri,
     evidence: PeerEvidence,
     refresh: Duration,
+    hardware: Hardware,
     pins: SeenPins,
 }
 
 impl IssuerTerms {
     /// Of the tables, as believed as `provenance` says. Refuses what is missing.
-    pub fn of(roles: &Roles, provenance: Provenance) -> Result<Self, Finding> {
+    pub fn of(roles: &Roles, provenance: Provenance, hardware: Hardware) -> Result<Self, Finding> {
         let refuse = |saw: &str, next: &str| Err(Finding::new(Class::Config, saw).next(next));
         if provenance <= Provenance::DeliveredUnproven {
             return refuse(
@@ -57,7 +58,7 @@ impl IssuerTerms {
                 "write `trust = \"both\"` in `[peers]`, with `roots` and `[peers.evidence]`",
             );
         };
-        Ok(Self { issuing, roots, evidence, refresh: roles.refresh(), pins: SeenPins::default() })
+        Ok(Self { issuing, roots, evidence, refresh: roles.refresh(), hardware, pins: SeenPins::default() })
     }
 
     /// The table.
@@ -162,9 +163,10 @@ impl<A> DeskKeeper<A> {
 
 /// One epoch.
 async fn desk(terms: &IssuerTerms, attested: &impl Attested, clock: &Clock) -> Result<Desk, Finding> {
-    let IssuerTerms { issuing, roots, evidence, .. } = terms;
+    let IssuerTerms { issuing, roots, evidence, hardware, .. } = terms;
     let pem = text(&attested.fetch(roots, MAX_RESOURCE).await?, roots)?;
-    let demand = evidence::demand(evidence, &terms.pins, attested, clock).await?;
+    let demand = evidence::demand(evidence, hardware, &terms.pins, attested, clock).await?;
+    evidence::vouched(evidence, hardware, clock).await?;
     let certificate = attested.fetch(&issuing.certificate, MAX_RESOURCE).await?;
     let key = attested.fetch(&issuing.key, MAX_KEY).await?;
     let refuse = |error: &dyn std::fmt::Display| {
@@ -189,7 +191,7 @@ async fn desk(terms: &IssuerTerms, attested: &impl Attested, clock: &Clock) -> R
     let leaf = Leaf::check(issued, &expected)
         .map_err(|error| refuse(&format_args!("signs what peers would refuse: the certificate {error}")))?;
     let prover = match guest {
-        Some(guest) => Prover::new(guest.token, &guest.key, &leaf)
+        Some(guest) => Prover::new(guest.token, &guest.key, &leaf, Some(Arc::clone(&hardware.reports)))
             .inspect_err(|error| {
                 tracing::warn!(%error, "requesters that demand evidence are shown none: this guest's attestation result cannot be used");
             })

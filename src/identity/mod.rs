@@ -18,6 +18,7 @@ pub use keep::{Ask, Keeper, keep};
 
 use zeroize::Zeroizing;
 
+use crate::appraise::Makers;
 use crate::clock::Clock;
 use crate::config::Provenance;
 use crate::config::roles::{Allow, Identity, IdentitySource, Peers, Protocol, Roles};
@@ -33,6 +34,7 @@ use crate::tls::demand::Demand;
 use crate::tls::exchange::{OURS_H2, OURS_HTTP1, OURS_TCP};
 use crate::tls::leaf::{Expected, Issued, Leaf};
 use crate::tls::prover::Prover;
+use crate::tls::reports::Reports;
 use crate::tls::server::{Entrance, H2, HTTP1, Served};
 use crate::tls::trust::{Calls, Door, Trust};
 use evidence::SeenPins;
@@ -100,6 +102,15 @@ pub struct Guest {
     pub token: Zeroizing<String>,
 }
 
+/// This guest's hardware, for peers that want its own word, and whose keys make a peer's genuine.
+#[derive(Clone, Debug)]
+pub struct Hardware {
+    /// Where fresh reports come from.
+    pub reports: Arc<Reports>,
+    /// By which a peer's are judged.
+    pub makers: Makers,
+}
+
 /// What configuration says of identity and peers, in the shape that an epoch needs.
 #[derive(Clone, Debug)]
 pub struct Terms {
@@ -111,6 +122,8 @@ pub struct Terms {
     /// Who must answer, and what is spoken, for each `[[outbound]]`.
     exits: Vec<(SpiffeId, Protocols)>,
     refresh: Duration,
+    /// Where fresh reports come from, and whose keys make a peer's genuine.
+    hardware: Hardware,
     /// Whether this guest may show evidence of itself to peers.
     gives: bool,
     pins: SeenPins,
@@ -121,7 +134,7 @@ pub struct Terms {
 impl Terms {
     /// Of the tables of the long-running roles, as believed as `provenance` says. Refuses what is missing,
     /// and what this release lacks.
-    pub fn of(roles: &Roles, provenance: Provenance) -> Result<Self, Finding> {
+    pub fn of(roles: &Roles, provenance: Provenance, hardware: Hardware) -> Result<Self, Finding> {
         let refuse = |saw: &str, next: &str| Err(Finding::new(Class::Config, saw).next(next));
         let Some(identity) = roles.identity.clone() else {
             return refuse(
@@ -183,7 +196,7 @@ impl Terms {
         let doors = inbound.chain(metrics).collect();
         let exits = roles.outbound.iter().map(|to| (to.peer.clone(), Protocols::of(to.protocol))).collect();
         let (refresh, pins) = (roles.refresh(), SeenPins::default());
-        Ok(Self { identity, peers, doors, exits, refresh, gives, pins, kubectl_coco })
+        Ok(Self { identity, peers, doors, exits, refresh, hardware, gives, pins, kubectl_coco })
     }
 
     /// Oldest evidence that counts, where evidence is demanded. Peers of the same mesh demand the same of us.
@@ -237,6 +250,9 @@ async fn show(
     let leaf = Leaf::check(issued, &expected).map_err(|error| not_shown(&terms.identity.source, &error))?;
     let leaf = Arc::new(leaf);
     let prover = evidence::prover(terms, guest, &leaf)?;
+    if let Some(evidence) = terms.peers.evidence() {
+        evidence::vouched(evidence, &terms.hardware, clock).await?;
+    }
     Ok((leaf, prover))
 }
 
@@ -287,7 +303,7 @@ async fn rules(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result
         None => None,
     };
     let demand = match terms.peers.evidence() {
-        Some(evidence) => Some(evidence::demand(evidence, &terms.pins, attested, clock).await?),
+        Some(evidence) => Some(evidence::demand(evidence, &terms.hardware, &terms.pins, attested, clock).await?),
         None => None,
     };
     let trust = trust_of(&terms.peers, pem.as_deref(), demand.as_ref(), Calls::Them, clock)?;
@@ -395,7 +411,7 @@ async fn issue(
             let (door, wanted) = rules.issuer.clone().zip(wanted(&terms.identity)).ok_or_else(|| {
                 Finding::new(Class::Bug, "there is nobody to ask for a certificate, or no name to ask for")
             })?;
-            asking::ask((address, spiffe), door, guest, &wanted).await
+            asking::ask((address, spiffe), door, (guest, &terms.hardware), &wanted).await
         }
     }
 }

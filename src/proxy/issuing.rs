@@ -109,7 +109,7 @@ async fn answer(counter: &Counter, desk: &Desk, stream: TcpStream, from: SocketA
     counter.counts.accepted.add(1);
     // An attestation result may come now.
     tls.get_mut().0.known();
-    let heard = match issue::hear(&mut tls, desk.prover.as_ref()).await {
+    let heard = match issue::hear(&mut tls, desk.prover.as_ref(), desk.demand.wants_report()).await {
         Ok(heard) => heard,
         Err(why) => {
             counter.not_heard(&why, from);

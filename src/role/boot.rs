@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::access::standing::Standing;
 use crate::access::vouch::{self, MeasuredConfig};
 use crate::access::ways::{Choice, Endpoint, Road};
-use crate::access::{Deadline, cdh, hint};
+use crate::access::{Deadline, cdh, hint, reports};
 use crate::config::{
     self, Config, Document, For, Inputs, MAX_DOCUMENT, Origin, Problem, Provenance, Role, Via, problem,
 };
@@ -297,6 +297,12 @@ impl ByRoad {
             }
         }
     }
+}
+
+/// This guest's hardware, for its peers.
+pub(super) fn hardware(ports: &Ports, config: &Config) -> identity::Hardware {
+    let reports = Arc::new(reports::fresh(ports, &config.kbs.via));
+    identity::Hardware { reports, makers: ports.makers.clone() }
 }
 
 impl identity::Attested for Arc<ByRoad> {

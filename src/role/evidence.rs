@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Ended, ended, report};
 use crate::access::Deadline;
 use crate::access::rcar::EvidenceSource as _;
-use crate::access::source::Source;
+use crate::access::reports;
 use crate::access::standing::Standing;
 use crate::cli::{Evidence, EvidenceFormat};
 use crate::config::Via;
@@ -39,7 +39,7 @@ async fn evidence(ports: &Ports, arguments: &Evidence) -> Result<(Vec<u8>, Strin
     let report_data = report_data(arguments.report_data.as_deref())?;
     let deadline = Deadline::after(DEADLINE);
     let standing = Standing::new(ports, deadline, false);
-    let (source, by) = source(&standing).await?;
+    let (source, by) = reports::first(&standing, &Via::ALL).await?;
     let tee = source.tee().await?;
     let json = source.evidence(&report_data).await?;
     let summary = format!("evidence of {tee}, {by}");
@@ -68,35 +68,6 @@ fn report_data(given: Option<&str>) -> Result<[u8; 64], Finding> {
             .next("write --report-data as 2 to 128 hex digits")
     })?;
     Ok(crate::formats::runtime_data::report_data(&bytes))
-}
-
-/// The first way to evidence that the guest offers. One that is there and fails is a refusal: the next
-/// one would hide what is broken.
-async fn source(standing: &Standing) -> Result<(Source, &'static str), Finding> {
-    let mut absent = Vec::new();
-    for (via, by) in
-        [(Via::ConfigfsTsm, "from the kernel (configfs-tsm)"), (Via::SevGuest, "from the kernel (/dev/sev-guest)")]
-    {
-        match standing.kernel(via).await {
-            Ok(kernel) => return Ok((kernel.source.clone(), by)),
-            Err(refusal) if refusal.absent => absent.push(format!("{via}: {}", refusal.finding.saw)),
-            Err(refusal) => return Err(refusal.finding.clone()),
-        }
-    }
-    match standing.agent().await? {
-        Some(info) => match &info.tee {
-            Some(tee) => {
-                let source = Source::Agent { api: standing.api(), tee: tee.clone() };
-                return Ok((source, "from the attestation agent (127.0.0.1:8006)"));
-            }
-            None => absent.push("aa-evidence: the guest's REST service names no TEE".to_owned()),
-        },
-        None => absent
-            .push("aa-evidence: no REST service on 127.0.0.1:8006, or its feature `attestation` is off".to_owned()),
-    }
-    Err(Finding::new(Class::NoEvidence, format!("nothing here gives evidence ({})", absent.join("; ")))
-        .why("this machine is no confidential guest, or what it has is not exposed to this container")
-        .next("run `countersign evidence` in a confidential guest; in a pod, expose one way to evidence (a confidential runtimeClass with `agent.guest_components_rest_api=all`)"))
 }
 
 fn raw(json: &str) -> Result<Vec<u8>, Finding> {

@@ -57,7 +57,7 @@ async fn issuer(
 ) -> Result<String, Finding> {
     let config = &booted.config;
     tracing::info!(provenance = config.provenance.label(), serial = config.serial, "configuration read");
-    let terms = IssuerTerms::of(&config.roles, config.provenance)?;
+    let terms = IssuerTerms::of(&config.roles, config.provenance, boot::hardware(ports, config))?;
     let issuing = terms.issuing().clone();
     let descriptors = raise_descriptors();
     let health = Health::new(&ports.clock);

@@ -170,7 +170,7 @@ async fn sidecar(
     if config.provenance == Provenance::Unmeasured && !config.roles.is_kubectl_coco() {
         return Err(unmeasured());
     }
-    let terms = Terms::of(&config.roles, config.provenance)?;
+    let terms = Terms::of(&config.roles, config.provenance, boot::hardware(ports, config))?;
     let descriptors = raise_descriptors();
     let health = Health::new(&ports.clock);
     let metrics = counted(&config.roles);

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::peer::{Known, Reason};
-use crate::appraise::peer::{Appraised, Error, Expected, Proven, channel, evidence};
+use crate::appraise::Makers;
+use crate::appraise::peer::{Appraised, Error, Expected, FreshError, FreshlyExpected, Proven, channel, evidence, fresh};
 use crate::clock::Clock;
 use crate::config::spiffe::PeerId;
 use crate::formats::ear::TrustAnchors;
@@ -17,6 +18,15 @@ use crate::formats::statement::Statement;
 /// Most verdicts that are remembered: as many as chains.
 const MAX_REMEMBERED: usize = 1024;
 
+/// What must vouch for a statement on a connection.
+#[derive(Clone, Debug)]
+pub enum Level {
+    /// The key that was attested.
+    Key,
+    /// That, and the hardware itself: a fresh report, genuine by these makers' roots.
+    Hardware(Makers),
+}
+
 /// Roots, pins and age, as read at one moment.
 ///
 /// A good verdict on an attestation result is remembered by the certificate that it came with, until it
@@ -26,6 +36,7 @@ pub struct Demand {
     token_roots: TrustAnchors,
     pins: Pins,
     max_age: Duration,
+    level: Level,
     clock: Clock,
     remembered: Mutex<HashMap<String, Arc<Appraised>>>,
 }
@@ -38,18 +49,26 @@ pub struct Shown<'s> {
     pub statement: &'s [u8],
     /// The statement's signature, r then s.
     pub signature: &'s [u8; SIGNATURE],
+    /// The hardware's fresh report, where one was sent.
+    pub report: Option<&'s [u8]>,
 }
 
 impl Demand {
-    /// Attestation results by these roots, no older than `max_age` by `clock`, that show what `pins` say.
-    pub fn new(token_roots: TrustAnchors, pins: Pins, max_age: Duration, clock: &Clock) -> Self {
-        Self { token_roots, pins, max_age, clock: clock.clone(), remembered: Mutex::default() }
+    /// Attestation results by these roots, no older than `max_age` by `clock`, that show what `pins` say, and
+    /// statements that `level` vouches for.
+    pub fn new(token_roots: TrustAnchors, pins: Pins, max_age: Duration, level: Level, clock: &Clock) -> Self {
+        Self { token_roots, pins, max_age, level, clock: clock.clone(), remembered: Mutex::default() }
+    }
+
+    /// Whether a proof must have a fresh report in it.
+    pub fn wants_report(&self) -> bool {
+        matches!(self.level, Level::Hardware(_))
     }
 
     /// Judges what a known peer shows, for the connection that `expected` is about.
     pub fn judge(&self, known: &Known, shown: &Shown<'_>, expected: &Statement) -> Result<Proven, Error> {
         let appraised = self.appraise(known.hash(), known.id(), shown.ear)?;
-        channel(&appraised, shown.statement, shown.signature, expected)
+        self.stated(&appraised, shown, expected)
     }
 
     /// Judges what whoever wants a certificate for these names shows, on the connection that `expected` is
@@ -68,7 +87,19 @@ impl Demand {
             let appraised = evidence(shown.ear, &expected)?;
             first.get_or_insert(appraised);
         }
-        channel(&Arc::new(first.ok_or(Error::NoPin)?), shown.statement, shown.signature, expected)
+        self.stated(&Arc::new(first.ok_or(Error::NoPin)?), shown, expected)
+    }
+
+    /// What was stated on this connection. The key's word comes first: it costs less than a maker's chain.
+    fn stated(&self, appraised: &Arc<Appraised>, shown: &Shown<'_>, expected: &Statement) -> Result<Proven, Error> {
+        let proven = channel(appraised, shown.statement, shown.signature, expected)?;
+        if let Level::Hardware(makers) = &self.level {
+            let report = shown.report.ok_or(Error::Fresh(FreshError::Missing))?;
+            let expected =
+                FreshlyExpected { report_data: &expected.report_data(), makers, now: self.clock.now() };
+            fresh(report, appraised, &expected).map_err(Error::Fresh)?;
+        }
+        Ok(proven)
     }
 
     /// Whether a peer's evidence, good under an earlier demand, is good under this one. `hash` is its

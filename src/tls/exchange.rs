@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::demand::Shown;
 use super::peer::{Known, Reason, VerifiedPeer};
-use super::prover::{Proof, Prover};
+use super::prover::{Proof, Prover, Unshown};
 use super::trust::Door;
 use crate::appraise::peer::Proven;
 use crate::formats::frames::{self, HEAD, Head, Hello, Kind, SIGNATURE};
@@ -124,10 +124,21 @@ pub struct Side<'s> {
     pub known: Known,
 }
 
+impl Side<'_> {
+    pub(super) fn wants_report(&self) -> bool {
+        self.door.demand().is_some_and(|demand| demand.wants_report())
+    }
+}
+
 /// The side that was connected to.
 pub async fn accept<S: Session>(session: &mut S, side: Side<'_>) -> Result<VerifiedPeer, Failure> {
     let demands = side.door.demand().is_some();
-    let ours = Hello { nonce: nonce()?, demands, prove_first: demands && !side.door.has_roots() };
+    let ours = Hello {
+        nonce: nonce()?,
+        demands,
+        prove_first: demands && !side.door.has_roots(),
+        report: side.wants_report(),
+    };
     let theirs = read_hello(session, &ours).await?;
     if theirs.prove_first {
         // Ours to say.
@@ -151,7 +162,12 @@ pub async fn accept<S: Session>(session: &mut S, side: Side<'_>) -> Result<Verif
 
 /// The side that connected.
 pub async fn connect<S: Session>(session: &mut S, side: Side<'_>) -> Result<VerifiedPeer, Failure> {
-    let ours = Hello { nonce: nonce()?, demands: side.door.demand().is_some(), prove_first: false };
+    let ours = Hello {
+        nonce: nonce()?,
+        demands: side.door.demand().is_some(),
+        prove_first: false,
+        report: side.wants_report(),
+    };
     write(session, Kind::Hello, &ours.payload()).await?;
     session.flush().await?;
     let theirs = read_hello(session, &ours).await?;
@@ -161,9 +177,9 @@ pub async fn connect<S: Session>(session: &mut S, side: Side<'_>) -> Result<Veri
     }
     if theirs.demands {
         // Also where we have nothing: its log says then why nobody came.
-        prove(session, side.prover, &theirs, Purpose::ChannelClient).await?;
+        let shown = prove(session, side.prover, &theirs, Purpose::ChannelClient).await?;
         session.flush().await?;
-        if side.prover.is_none() {
+        if !shown {
             let admit = || side.door.admit(side.known, proven).map(Box::new).map_err(Failure::Refused);
             return Err(Failure::Demanded(if theirs.prove_first { None } else { Some(admit()?) }));
         }
@@ -182,7 +198,7 @@ pub(super) async fn verify<S: Session>(
     purpose: Purpose,
 ) -> Result<Option<Proven>, Failure> {
     let Some(demand) = side.door.demand() else { return Ok(None) };
-    let proof = read_proof(session).await?;
+    let proof = read_proof(session, demand.wants_report()).await?;
     let exporter = session.exporter(&ours.nonce).ok_or(Failure::Ours)?;
     let leaf = side.known.leaf().ok_or(Failure::Refused(Reason::BadCertificate))?;
     let expected = Statement { purpose, leaf, nonce: ours.nonce, exporter };
@@ -194,16 +210,23 @@ pub struct Came {
     ear: String,
     statement: Vec<u8>,
     signature: [u8; SIGNATURE],
+    report: Option<Vec<u8>>,
 }
 
 impl Came {
     /// For whoever judges it.
     pub fn shown(&self) -> Shown<'_> {
-        Shown { ear: &self.ear, statement: &self.statement, signature: &self.signature }
+        Shown {
+            ear: &self.ear,
+            statement: &self.statement,
+            signature: &self.signature,
+            report: self.report.as_deref(),
+        }
     }
 }
 
-pub(super) async fn read_proof<S: Session>(session: &mut S) -> Result<Came, Failure> {
+/// `report`: whether a fresh report was demanded with it.
+pub(super) async fn read_proof<S: Session>(session: &mut S, report: bool) -> Result<Came, Failure> {
     let (kind, ear) = read(session, &[Kind::Ear, Kind::Decline]).await?;
     if kind == Kind::Decline {
         return Err(Failure::Declined);
@@ -212,26 +235,42 @@ pub(super) async fn read_proof<S: Session>(session: &mut S) -> Result<Came, Fail
     let (_, statement) = read(session, &[Kind::Statement]).await?;
     let (_, signature) = read(session, &[Kind::Signature]).await?;
     let signature = signature.try_into().map_err(|_| Failure::Frame(frames::Error::Length))?;
-    Ok(Came { ear, statement, signature })
+    let report = match report {
+        true => Some(read(session, &[Kind::Report]).await?.1),
+        false => None,
+    };
+    Ok(Came { ear, statement, signature, report })
 }
 
-/// Shows what we have, to a peer that is known. `theirs` is the hello that it answers.
+/// Shows what we have, to a peer that is known; `false` where we have nothing. `theirs` is the hello that it
+/// answers.
 pub(super) async fn prove<S: Session>(
     session: &mut S,
     prover: Option<&Prover>,
     theirs: &Hello,
     purpose: Purpose,
-) -> Result<(), Failure> {
-    let Some(prover) = prover else { return write(session, Kind::Decline, &[]).await };
+) -> Result<bool, Failure> {
+    let Some(prover) = prover else { return decline(session).await };
     let exporter = session.exporter(&theirs.nonce).ok_or(Failure::Ours)?;
-    let proof = prover.prove(purpose, theirs.nonce, exporter).ok_or(Failure::Ours)?;
-    write_proof(session, prover.ear(), &proof).await
+    match prover.prove(purpose, (theirs.nonce, exporter), theirs.report).await {
+        Ok(proof) => write_proof(session, prover.ear(), &proof).await.map(|()| true),
+        Err(Unshown::NoReport) => decline(session).await,
+        Err(Unshown::NoSignature) => Err(Failure::Ours),
+    }
+}
+
+pub(super) async fn decline<S: Session>(session: &mut S) -> Result<bool, Failure> {
+    write(session, Kind::Decline, &[]).await.map(|()| false)
 }
 
 pub(super) async fn write_proof<S: Session>(session: &mut S, ear: &str, proof: &Proof) -> Result<(), Failure> {
     write(session, Kind::Ear, ear.as_bytes()).await?;
     write(session, Kind::Statement, &proof.statement).await?;
-    write(session, Kind::Signature, &proof.signature).await
+    write(session, Kind::Signature, &proof.signature).await?;
+    match &proof.report {
+        Some(report) => write(session, Kind::Report, report).await,
+        None => Ok(()),
+    }
 }
 
 pub(super) async fn read_hello<S: Session>(session: &mut S, ours: &Hello) -> Result<Hello, Failure> {
@@ -260,6 +299,8 @@ pub(super) fn nonce() -> Result<[u8; LENGTH], Failure> {
     Ok(nonce)
 }
 
+#[cfg(test)]
+mod hardware_tests;
 #[cfg(test)]
 pub(super) mod testing;
 #[cfg(test)]

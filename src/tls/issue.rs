@@ -15,8 +15,8 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::AsyncWriteExt as _;
 use x509_parser::parse_x509_certificate;
 
-use super::exchange::{self, Came, Failure, Session, Side, nonce, prove, read, read_hello, verify, write};
-use super::prover::{Attested, Prover};
+use super::exchange::{self, Came, Failure, Session, Side, decline, nonce, prove, read, read_hello, verify, write};
+use super::prover::{Attested, Prover, Unshown};
 use crate::formats::csr::{self, RequestedKey};
 use crate::formats::frames::{self, Hello, Kind, Refused};
 use crate::formats::statement::{LeafBinding, Purpose, Statement};
@@ -83,7 +83,12 @@ pub async fn ask<S: Session>(
     wanted: &Wanted,
     (request, spki): (&[u8], &[u8]),
 ) -> Result<Vec<CertificateDer<'static>>, NotGiven> {
-    let ours = Hello { nonce: nonce()?, demands: side.door.demand().is_some(), prove_first: false };
+    let ours = Hello {
+        nonce: nonce()?,
+        demands: side.door.demand().is_some(),
+        prove_first: false,
+        report: side.wants_report(),
+    };
     write(session, Kind::Hello, &ours.payload()).await?;
     flush(session).await?;
     let theirs = read_hello(session, &ours).await?;
@@ -97,11 +102,19 @@ pub async fn ask<S: Session>(
     let leaf = LeafBinding::of_wanted(spki, names.as_bytes());
     let exporter = session.exporter(&theirs.nonce).ok_or(Failure::Ours)?;
     let stated = Statement { purpose: Purpose::Issue, leaf, nonce: theirs.nonce, exporter };
-    let proof = attested.state(&stated).ok_or(Failure::Ours)?;
+    let proof = attested.state(&stated, theirs.report).await;
     write(session, Kind::Names, names.as_bytes()).await?;
     write(session, Kind::Request, request).await?;
-    exchange::write_proof(session, attested.ear(), &proof).await?;
+    match &proof {
+        Ok(proof) => exchange::write_proof(session, attested.ear(), proof).await?,
+        // Its log says then why.
+        Err(Unshown::NoReport) => drop(decline(session).await?),
+        Err(Unshown::NoSignature) => return Err(Failure::Ours.into()),
+    }
     flush(session).await?;
+    if proof.is_err() {
+        return Err(Failure::Demanded(None).into());
+    }
     match read(session, &[Kind::Chain, Kind::Refusal]).await? {
         (Kind::Refusal, code) => {
             let refused = code.first().copied().and_then(Refused::of);
@@ -111,9 +124,10 @@ pub async fn ask<S: Session>(
     }
 }
 
-/// The issuer's side, up to the request. `prover` is what this guest shows to those who demand it.
-pub async fn hear<S: Session>(session: &mut S, prover: Option<&Prover>) -> Result<Heard, NotHeard> {
-    let ours = Hello { nonce: nonce()?, demands: true, prove_first: false };
+/// The issuer's side, up to the request. `prover` is what this guest shows to those who demand it; `report`,
+/// whether a requester must show a fresh report.
+pub async fn hear<S: Session>(session: &mut S, prover: Option<&Prover>, report: bool) -> Result<Heard, NotHeard> {
+    let ours = Hello { nonce: nonce()?, demands: true, prove_first: false, report };
     let theirs = read_hello(session, &ours).await?;
     if theirs.prove_first {
         return Err(Failure::Frame(frames::Error::Flags).into());
@@ -127,7 +141,7 @@ pub async fn hear<S: Session>(session: &mut S, prover: Option<&Prover>) -> Resul
     // the refusal would be lost.
     let (_, names) = read(session, &[Kind::Names]).await?;
     let (_, request) = read(session, &[Kind::Request]).await?;
-    let proof = exchange::read_proof(session).await?;
+    let proof = exchange::read_proof(session, report).await?;
     let wanted = Wanted::parse(&names).map_err(NotHeard::Names)?;
     let key = RequestedKey::of(&request).map_err(NotHeard::Request)?;
     let exporter = session.exporter(&ours.nonce).ok_or(Failure::Ours)?;

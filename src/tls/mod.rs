@@ -14,6 +14,7 @@ mod look;
 pub mod peer;
 mod problem;
 pub mod prover;
+pub mod reports;
 pub mod server;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -7,7 +7,7 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 
-use crate::appraise::peer::{Error as Unproven, Proven};
+use crate::appraise::peer::{Error as Unproven, FreshError, Proven};
 use crate::config::spiffe::{PeerId, SpiffeId};
 use crate::finding::printable;
 use crate::formats::ear;
@@ -139,6 +139,8 @@ pub enum Reason {
     OtherInitdata,
     /// On a machine that is not pinned for its identity.
     OtherHardware,
+    /// Its hardware's fresh report is missing, is not genuine, or is of another guest.
+    BadReport,
     /// It proves something else than this connection: evidence was relayed, reflected or replayed.
     OtherSession,
     /// Took too long.
@@ -153,7 +155,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for metrics.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::NoCertificate,
         Self::UnknownIssuer,
         Self::Expired,
@@ -174,6 +176,7 @@ impl Reason {
         Self::NotAffirming,
         Self::OtherInitdata,
         Self::OtherHardware,
+        Self::BadReport,
         Self::OtherSession,
         Self::TooSlow,
         Self::TooMuch,
@@ -204,6 +207,7 @@ impl Reason {
             Self::NotAffirming => "not-affirming",
             Self::OtherInitdata => "other-initdata",
             Self::OtherHardware => "other-hardware",
+            Self::BadReport => "bad-report",
             Self::OtherSession => "other-session",
             Self::TooSlow => "too-slow",
             Self::TooMuch => "too-much",
@@ -222,7 +226,10 @@ impl From<Unproven> for Reason {
             Unproven::MissingSubmod | Unproven::Verdict(_) | Unproven::Sample | Unproven::Policy => Self::NotAffirming,
             Unproven::NoInitData | Unproven::InitData | Unproven::Serial => Self::OtherInitdata,
             Unproven::NoHardware | Unproven::Hardware => Self::OtherHardware,
-            Unproven::Statement(_) | Unproven::Signature => Self::OtherSession,
+            Unproven::Statement(_) | Unproven::Signature | Unproven::Fresh(FreshError::ReportData) => Self::OtherSession,
+            Unproven::Fresh(FreshError::Machine) => Self::OtherHardware,
+            Unproven::Fresh(FreshError::InitData) => Self::OtherInitdata,
+            Unproven::Fresh(_) => Self::BadReport,
         }
     }
 }

@@ -2,12 +2,14 @@
 //! the key that was attested.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use zeroize::Zeroizing;
 
 use super::leaf::Leaf;
+use super::reports::Reports;
 use crate::formats::ear::{EarToken, Status};
 use crate::formats::frames::{MAX_EVIDENCE, SIGNATURE};
 use crate::formats::jwk::EcPublicJwk;
@@ -39,6 +41,7 @@ pub struct Attested {
     ear: Zeroizing<String>,
     key: EcdsaKeyPair,
     verdict: Status,
+    reports: Option<Arc<Reports>>,
 }
 
 /// The same, for the certificate that peers are shown beside it.
@@ -53,11 +56,23 @@ pub struct Proof {
     pub statement: Vec<u8>,
     /// Its signature, r then s.
     pub signature: [u8; SIGNATURE],
+    /// The hardware's fresh report over it, where one was asked for.
+    pub report: Option<Vec<u8>>,
+}
+
+/// Why a peer is shown nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unshown {
+    /// There is no fresh report to be had, and one is demanded.
+    NoReport,
+    /// There is no randomness to sign with.
+    NoSignature,
 }
 
 impl Attested {
-    /// Of an attestation result and the key that it names (PKCS#8).
-    pub fn new(ear: Zeroizing<String>, key: &Secret) -> Result<Self, Error> {
+    /// Of an attestation result and the key that it names (PKCS#8). `reports`: where peers that demand the
+    /// hardware's own word get it from.
+    pub fn new(ear: Zeroizing<String>, key: &Secret, reports: Option<Arc<Reports>>) -> Result<Self, Error> {
         if ear.len() > MAX_EVIDENCE {
             return Err(Error::TooLong);
         }
@@ -70,7 +85,7 @@ impl Attested {
         if !attested.is_same_key(&public) {
             return Err(Error::OtherKey);
         }
-        Ok(Self { key, verdict: claims.worst(), ear })
+        Ok(Self { key, verdict: claims.worst(), ear, reports })
     }
 
     /// The attestation result: for peers that are known, and for nobody else.
@@ -78,18 +93,30 @@ impl Attested {
         &self.ear
     }
 
-    /// States this. `None` where there is no randomness to sign with.
-    pub fn state(&self, statement: &Statement) -> Option<Proof> {
-        let signature = self.key.sign(&SystemRandom::new(), &statement.signing_input()).ok()?;
-        Some(Proof { statement: statement.canonical(), signature: signature.as_ref().try_into().ok()? })
+    /// States this; with `report`, in the hardware's words too.
+    pub async fn state(&self, statement: &Statement, report: bool) -> Result<Proof, Unshown> {
+        let report = match (report, &self.reports) {
+            (false, _) => None,
+            (true, None) => return Err(Unshown::NoReport),
+            // Why not is in the log.
+            (true, Some(from)) => Some(from.make(statement.report_data()).await.map_err(|_| Unshown::NoReport)?),
+        };
+        let signed = self.key.sign(&SystemRandom::new(), &statement.signing_input());
+        let signature = signed.ok().and_then(|signature| signature.as_ref().try_into().ok());
+        Ok(Proof { statement: statement.canonical(), signature: signature.ok_or(Unshown::NoSignature)?, report })
     }
 }
 
 impl Prover {
     /// Of an attestation result and the key that it names (PKCS#8), for connections on which `leaf` is
     /// shown.
-    pub fn new(ear: Zeroizing<String>, key: &Secret, leaf: &Leaf) -> Result<Self, Error> {
-        let attested = Attested::new(ear, key)?;
+    pub fn new(
+        ear: Zeroizing<String>,
+        key: &Secret,
+        leaf: &Leaf,
+        reports: Option<Arc<Reports>>,
+    ) -> Result<Self, Error> {
+        let attested = Attested::new(ear, key, reports)?;
         Ok(Self { attested, leaf: leaf.binding().ok_or(Error::Leaf)? })
     }
 
@@ -103,10 +130,15 @@ impl Prover {
         self.attested.verdict == Status::Affirming
     }
 
-    /// States to whoever sent `nonce`, on the session that exports `exporter` for it, that it is us.
-    /// `None` where there is no randomness to sign with.
-    pub fn prove(&self, purpose: Purpose, nonce: [u8; 32], exporter: [u8; 32]) -> Option<Proof> {
-        self.attested.state(&Statement { purpose, leaf: self.leaf, nonce, exporter })
+    /// States to whoever sent `nonce`, on the session that exports `exporter` for it, that it is us; with
+    /// `report`, in the hardware's words too.
+    pub async fn prove(
+        &self,
+        purpose: Purpose,
+        (nonce, exporter): ([u8; 32], [u8; 32]),
+        report: bool,
+    ) -> Result<Proof, Unshown> {
+        self.attested.state(&Statement { purpose, leaf: self.leaf, nonce, exporter }, report).await
     }
 }
 

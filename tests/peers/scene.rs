@@ -32,6 +32,7 @@ pub(crate) struct Scene {
     pub(crate) mesh: Ca,
     pub(crate) trust: &'static str,
     pub(crate) tee: &'static str,
+    pub(crate) level: &'static str,
     pub(crate) kbs_ca: String,
 }
 
@@ -44,6 +45,11 @@ pub(crate) struct Pod {
 
 impl Scene {
     pub(crate) fn new(trust: &'static str, tee: &'static str) -> Self {
+        Self::at_level(trust, tee, "")
+    }
+
+    /// With this line in `[peers.evidence]`.
+    pub(crate) fn at_level(trust: &'static str, tee: &'static str, level: &'static str) -> Self {
         let world = World::new().unwrap();
         let (ca, mesh) = (Ca::new("kbs"), Ca::new("mesh"));
         let mut kbs = Kbs::healthy()
@@ -59,7 +65,7 @@ impl Scene {
         }
         let kbs = world.kbs("127.0.0.1:8443", kbs);
         kbs.set_resource("payments/trustee/token-ca", kbs.token_root());
-        let scene = Self { world, kbs, mesh, trust, tee, kbs_ca: ca.pem().to_owned() };
+        let scene = Self { world, kbs, mesh, trust, tee, level, kbs_ca: ca.pem().to_owned() };
         scene.pin(1, |_| {});
         scene
     }
@@ -98,11 +104,12 @@ impl Scene {
         // `members`: certificates by the mesh's CA, and evidence for whoever asks.
         let trust = if self.trust == "members" { "roots" } else { self.trust };
         let evidence = match trust {
-            "roots" => "",
-            _ => {
+            "roots" => String::new(),
+            _ => format!(
                 "[peers.evidence]\ntoken_roots = \"kbs:///payments/trustee/token-ca\"\n\
-                 pins = \"kbs:///payments/mesh/pins\"\nmax_age = \"1h\"\n"
-            }
+                 pins = \"kbs:///payments/mesh/pins\"\nmax_age = \"1h\"\n{}",
+                self.level
+            ),
         };
         Document::of_kbs(&url, ca).countersign(&format!(
             "version = 1\nserial = 7\ndeadline = \"20s\"\n[kbs]\nurl = [\"{url}\"]\nca = \"\"\"\n{ca}\"\"\"\n\
@@ -157,6 +164,25 @@ impl Scene {
 
     pub(crate) fn web(&self) -> Pod {
         self.pod(self.web_document(API), WEB_HEALTH)
+    }
+
+    /// Both, where requests share a connection.
+    pub(crate) fn of_http(&self) -> (Pod, Pod) {
+        let api = format!(
+            "[health]\nlisten = \"{API_HEALTH}\"\n[metrics]\nlisten = \"{API_METRICS}\"\n\
+             [[inbound]]\nlisten = \"{IN}\"\napp = \"127.0.0.1:8080\"\nallow = [\"{WEB}\"]\n"
+        );
+        let (api, web) = (self.document("api", API, &api), self.web_saying(OUT, API, "protocol = \"http\"\n"));
+        self.pin_documents(&api, &web);
+        (self.pod(api, API_HEALTH), self.pod(web, WEB_HEALTH))
+    }
+
+    /// Pins both workloads by these documents.
+    pub(crate) fn pin_documents(&self, api: &Document, web: &Document) {
+        self.pin(1, |peers| {
+            peers[API]["init_data"] = json!([hex(&api.digest())]);
+            peers[WEB]["init_data"] = json!([hex(&web.digest())]);
+        });
     }
 
     pub(crate) fn start(&self, pod: &Pod) -> Started<'_> {

@@ -10,21 +10,21 @@ use crate::formats::ear::ChainError;
 use crate::formats::ear::testing::{NOW, Party, World, claims, root};
 use crate::formats::statement::Purpose;
 
-const API: &str = "spiffe://example.org/ns/payments/sa/api";
+pub(super) const API: &str = "spiffe://example.org/ns/payments/sa/api";
 const WEB: &str = "spiffe://example.org/ns/web/sa/front";
 const AGE: Duration = Duration::from_secs(3600);
 
 /// A verifier with pins, and a guest that they are about.
-struct Scene {
-    world: World,
+pub(super) struct Scene {
+    pub(super) world: World,
     guest: Party,
-    pins: Value,
+    pub(super) pins: Value,
     max_age: Duration,
-    now: u64,
+    pub(super) now: u64,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let guest = root("guest");
         let world = World { guest: guest.public(), ..World::new() };
         let pins = json!({"serial": 1, "policy_ids": ["default"], "peers": {
@@ -35,7 +35,7 @@ impl Scene {
     }
 
     /// The claims of `API`'s guest on SEV-SNP.
-    fn claims(&self) -> Value {
+    pub(super) fn claims(&self) -> Value {
         let mut claims = claims(&self.world.guest);
         let evidence = &mut claims["submods"]["cpu0"]["ear.veraison.annotated-evidence"];
         evidence["init_data"] = json!("aa".repeat(32));
@@ -44,7 +44,7 @@ impl Scene {
         claims
     }
 
-    fn judge(&self, token: &str, peer: &str) -> Result<Appraised, Error> {
+    pub(super) fn judge(&self, token: &str, peer: &str) -> Result<Appraised, Error> {
         let pins = Pins::parse(self.pins.to_string().as_bytes()).unwrap();
         let peer = PeerId::Spiffe(SpiffeId::parse(peer).unwrap());
         let expected = Expected {

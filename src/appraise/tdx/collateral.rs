@@ -7,10 +7,11 @@ use aws_lc_rs::digest::{SHA256, SHA384, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use dcap_qvl::QuoteCollateralV3;
 use dcap_qvl::config::{Config, CryptoProvider};
+use dcap_qvl::intel::parse_pck_extension_with;
 use dcap_qvl::verify::QuoteVerifier;
 use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id};
 
-use super::Error;
+use super::{Error, Platform};
 use crate::evidence::tdx::Quote;
 use crate::finding::printable;
 
@@ -126,6 +127,12 @@ impl Collateral {
             Err(error) => Err(reason(error.chain().map(ToString::to_string))),
         }
     }
+}
+
+/// The machine that a PCK certificate (DER) is for. Its chain is whoever asks's to check.
+pub(super) fn platform(pck: &[u8]) -> Option<Platform> {
+    let found = parse_pck_extension_with::<Ours>(pck).ok()?;
+    Some(Platform { provider: found.ppid, instance: found.platform_instance_id })
 }
 
 fn reason(mut messages: impl Iterator<Item = String>) -> Error {

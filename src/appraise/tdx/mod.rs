@@ -13,6 +13,7 @@ use crate::evidence::quote_signature::QuoteSignature;
 use crate::evidence::tdx::Quote;
 use crate::formats::x509::{pem_certificates, read};
 pub use collateral::{Collateral, MAX_COLLATERAL, TcbStatus};
+use collateral::platform;
 
 /// Intel's SGX root, which TDX shares. See `roots/README.md`.
 const INTEL: &[u8] = include_bytes!("../roots/intel-sgx-root.der");
@@ -137,6 +138,22 @@ impl Genuine {
     pub fn quote(&self) -> &Quote {
         &self.quote
     }
+
+    /// The machine that it was made on, as Intel certified it. `None` where the quote only names its PCK
+    /// certificate, or that has not Intel's extension.
+    pub fn platform(&self) -> Option<Platform> {
+        let chain = QuoteSignature::parse(&self.quote.signature)?.pck_chain?;
+        platform(pem_certificates(chain, signature::MAX_CHAIN)?.first()?)
+    }
+}
+
+/// A machine, by its PCK certificate. Of the owner's, not for strangers.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Platform {
+    /// `PPID`, 16 bytes: of its first processor.
+    pub provider: Vec<u8>,
+    /// `Platform Instance ID`, 16 bytes: where it is certified as a platform.
+    pub instance: Option<Vec<u8>>,
 }
 
 /// Whether a quote is genuine at `now`, seconds since 1970. `raw` is the quote as it came; what

@@ -25,7 +25,7 @@ const TD_QE_SIGNER: [u8; 32] = *b"\xdc\x9e\x2a\x7c\x6f\x94\x8f\x17\x47\x4e\x34\x
 const TD_QE_PRODUCT: u16 = 2;
 
 /// Most certificates of a PCK chain: leaf, authority, root. A bound of ours.
-const MAX_CHAIN: usize = 4;
+pub(super) const MAX_CHAIN: usize = 4;
 
 /// Checks every signature of a quote, at `now`.
 pub(super) fn check(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::decode::{Decoder, Section};
 use super::super::grammar::{Local, dns, host_port, http_path, local, mode, socket};
 use super::super::roles::{
-    Allow, Exposure, ForwardIdentity, Identity, IdentitySource, Inbound, Issuing, Limits, Metrics, Outbound,
+    Allow, EvidenceLevel, Exposure, ForwardIdentity, Identity, IdentitySource, Inbound, Issuing, Limits, Metrics, Outbound,
     PeerEvidence, Peers, Protocol, Roles,
 };
 use super::super::spiffe::{PeerPattern, SpiffeId};
@@ -168,8 +168,12 @@ fn evidence(d: &mut Decoder, mut section: Section<'_>) -> Option<PeerEvidence> {
     let token_roots = section.text(d, "token_roots", KbsUri::parse);
     let pins = section.text(d, "pins", KbsUri::parse);
     let max_age = section.duration(d, "max_age");
+    let level = match section.word(d, "level") {
+        Some("hardware") => EvidenceLevel::Hardware,
+        _ => EvidenceLevel::Key,
+    };
     section.finish(d);
-    Some(PeerEvidence { token_roots: token_roots?, pins: pins?, max_age: max_age? })
+    Some(PeerEvidence { token_roots: token_roots?, pins: pins?, max_age: max_age?, level })
 }
 
 fn inbound(d: &mut Decoder, mut section: Section<'_>) -> Option<Inbound> {

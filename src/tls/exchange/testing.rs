@@ -20,8 +20,9 @@ use crate::formats::jwk::EcPublicJwk;
 use crate::formats::pins::Pins;
 use crate::secret::Secret;
 use crate::tls::client::Exit;
-use crate::tls::demand::Demand;
+use crate::tls::demand::{Demand, Level};
 use crate::tls::leaf::{Expected, Issued, Leaf};
+use crate::tls::reports::{Ask, Reports};
 use crate::tls::server::Entrance;
 use crate::tls::trust::{Calls, Trust};
 
@@ -46,6 +47,7 @@ pub(crate) struct Mesh {
     signer: Party,
     pub(crate) clock: Clock,
     pub(crate) pins: Value,
+    pub(crate) level: Level,
 }
 
 /// A workload: its certificate with the key of that, and its attestation result with the key of that.
@@ -86,7 +88,7 @@ impl Mesh {
             API: {"init_data": ["aa".repeat(48)], "hardware_ids": ["c1".repeat(64)]},
             WEB: {"init_data": ["bb".repeat(48)], "hardware": "any"},
         }});
-        Self { ca: Issuer::new(ca, key), ca_pem, root, signer, clock, pins }
+        Self { ca: Issuer::new(ca, key), ca_pem, root, signer, clock, pins, level: Level::Key }
     }
 
     fn anchors(&self) -> TrustAnchors {
@@ -139,7 +141,7 @@ impl Mesh {
 
     pub(crate) fn demand(&self) -> Arc<Demand> {
         let pins = Pins::parse(self.pins.to_string().as_bytes()).unwrap();
-        Arc::new(Demand::new(self.anchors(), pins, Duration::from_secs(3600), &self.clock))
+        Arc::new(Demand::new(self.anchors(), pins, Duration::from_secs(3600), self.level.clone(), &self.clock))
     }
 
     /// A door for `allowed`.
@@ -155,9 +157,24 @@ impl Mesh {
 
 /// A member with this certificate and this attestation result, which names `attested`.
 pub(crate) fn shows(leaf: Arc<Leaf>, attested: &KeyPair, token: &str) -> Member {
+    shows_reports(leaf, attested, token, None)
+}
+
+/// The same, with what gives it reports of its hardware.
+pub(crate) fn shows_reports(leaf: Arc<Leaf>, attested: &KeyPair, token: &str, ask: Option<Ask>) -> Member {
     let key = Secret::new(attested.serialize_der());
-    let prover = Prover::new(Zeroizing::new(token.to_owned()), &key, &leaf).unwrap();
+    let reports = ask.map(|ask| Arc::new(Reports::new(ask)));
+    let prover = Prover::new(Zeroizing::new(token.to_owned()), &key, &leaf, reports).unwrap();
     Member { leaf, prover: Some(Arc::new(prover)) }
+}
+
+/// A guest's word, without a report: nothing has to be waited for.
+pub(crate) fn word(prover: &Prover, purpose: Purpose, session: ([u8; LENGTH], [u8; LENGTH])) -> Proof {
+    let mut proving = std::pin::pin!(prover.prove(purpose, session, false));
+    match proving.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(proof) => proof.unwrap(),
+        std::task::Poll::Pending => panic!("it waits"),
+    }
 }
 
 /// TLS between two in memory: `client` behind `their` door, `server` behind `our`s.

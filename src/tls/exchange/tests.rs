@@ -225,10 +225,10 @@ async fn evidence_that_a_stranger_stole_is_refused() {
     let own = shows(pair.api.leaf.clone(), &thief, &pair.mesh.token(API, &thief, |_| {}));
     let known = pair.doors().0.known(&pair.api.leaf.certified().cert).unwrap();
     let (nonce, exporter) = ([1; LENGTH], [2; LENGTH]);
-    let word = own.prover.unwrap().prove(Purpose::ChannelServer, nonce, exporter).unwrap();
+    let word = word(&own.prover.unwrap(), Purpose::ChannelServer, (nonce, exporter));
     let expected = Statement { purpose: Purpose::ChannelServer, leaf: known.leaf().unwrap(), nonce, exporter };
     let stolen = pair.api.prover.as_deref().unwrap().ear();
-    let shown = Shown { ear: stolen, statement: &word.statement, signature: &word.signature };
+    let shown = Shown { ear: stolen, statement: &word.statement, signature: &word.signature, report: None };
     assert_eq!(pair.mesh.demand().judge(&known, &shown, &expected).unwrap_err(), Unproven::Signature);
 }
 
@@ -288,9 +288,9 @@ async fn our_own_statement_does_not_prove_a_peer() {
     let prover = pair.web.prover.as_deref().unwrap();
     let known = pair.doors().1.known(&pair.web.leaf.certified().cert).unwrap();
     let (nonce, exporter) = ([1; LENGTH], [2; LENGTH]);
-    let ours = prover.prove(Purpose::ChannelServer, nonce, exporter).unwrap();
+    let ours = word(prover, Purpose::ChannelServer, (nonce, exporter));
     let expected = Statement { purpose: Purpose::ChannelClient, leaf: known.leaf().unwrap(), nonce, exporter };
-    let shown = Shown { ear: prover.ear(), statement: &ours.statement, signature: &ours.signature };
+    let shown = Shown { ear: prover.ear(), statement: &ours.statement, signature: &ours.signature, report: None };
     let refused = pair.mesh.demand().judge(&known, &shown, &expected).unwrap_err();
     assert_eq!(refused, Unproven::Statement(statement::Error::Other("purpose")));
 }
@@ -315,10 +315,10 @@ async fn a_nonce_is_never_used_twice_and_a_word_for_another_proves_nothing() {
     // On the very same session a word that answers another challenge is none.
     let prover = pair.web.prover.as_deref().unwrap();
     let known = pair.doors().1.known(&pair.web.leaf.certified().cert).unwrap();
-    let word = prover.prove(Purpose::ChannelClient, [1; LENGTH], [2; LENGTH]).unwrap();
+    let word = word(prover, Purpose::ChannelClient, ([1; LENGTH], [2; LENGTH]));
     let leaf = known.leaf().unwrap();
     let expected = Statement { purpose: Purpose::ChannelClient, leaf, nonce: [3; LENGTH], exporter: [2; LENGTH] };
-    let shown = Shown { ear: prover.ear(), statement: &word.statement, signature: &word.signature };
+    let shown = Shown { ear: prover.ear(), statement: &word.statement, signature: &word.signature, report: None };
     let refused = pair.mesh.demand().judge(&known, &shown, &expected).unwrap_err();
     assert_eq!(refused, Unproven::Statement(statement::Error::Other("nonce")));
 }
@@ -427,7 +427,7 @@ async fn a_server_without_roots_shows_nothing_before_the_caller_is_proven() {
     let (mut connected, mut accepted) = (connected.unwrap(), accepted.unwrap());
     let known = known(&towards_web, accepted.get_ref().1.peer_certificates());
     let side = Side { door: &towards_web, prover: pair.api.prover.as_deref(), known };
-    let hello = Hello { nonce: [7; LENGTH], demands: true, prove_first: false };
+    let hello = Hello { nonce: [7; LENGTH], demands: true, prove_first: false, report: false };
     let asking = async {
         write(&mut connected, Kind::Hello, &hello.payload()).await.unwrap();
         write(&mut connected, Kind::Decline, &[]).await.unwrap();
@@ -504,9 +504,9 @@ async fn a_verdict_is_remembered_for_this_very_token_and_until_pins_are_read_aga
     let known = towards_web.known(&pair.web.leaf.certified().cert).unwrap();
     let judge = |door: &Door, ear: &str, prover: &Prover| {
         let (nonce, exporter) = ([1; LENGTH], [2; LENGTH]);
-        let word = prover.prove(Purpose::ChannelClient, nonce, exporter).unwrap();
+        let word = word(prover, Purpose::ChannelClient, (nonce, exporter));
         let expected = Statement { purpose: Purpose::ChannelClient, leaf: known.leaf().unwrap(), nonce, exporter };
-        let shown = Shown { ear, statement: &word.statement, signature: &word.signature };
+        let shown = Shown { ear, statement: &word.statement, signature: &word.signature, report: None };
         door.demand().unwrap().judge(&known, &shown, &expected).map(|proven| Arc::clone(proven.appraised()))
     };
     let prover = pair.web.prover.clone().unwrap();

@@ -33,7 +33,7 @@ impl Scene {
     }
 
     fn attested(&self, by: &KeyPair) -> Attested {
-        Attested::new(Zeroizing::new(self.mesh.token(WEB, by, |_| {})), &Secret::new(by.serialize_der())).unwrap()
+        Attested::new(Zeroizing::new(self.mesh.token(WEB, by, |_| {})), &Secret::new(by.serialize_der()), None).unwrap()
     }
 
     async fn session(&self, by: By) -> (Connected, Accepted, Arc<Door>) {
@@ -56,7 +56,7 @@ impl Scene {
     async fn heard(&self, say: impl AsyncFnOnce(&mut Connected, [u8; 32])) -> Result<Heard, NotHeard> {
         let (mut connected, mut accepted, _) = self.session(By::Roots).await;
         let talking = async {
-            let ours = Hello { nonce: [7; 32], demands: false, prove_first: false };
+            let ours = Hello { nonce: [7; 32], demands: false, prove_first: false, report: false };
             write(&mut connected, Kind::Hello, &ours.payload()).await.unwrap();
             connected.flush().await.unwrap();
             let theirs = read_hello(&mut connected, &ours).await.unwrap();
@@ -66,7 +66,7 @@ impl Scene {
             let _ = tokio::io::copy(&mut connected, &mut tokio::io::sink()).await;
         };
         let hearing = async {
-            let heard = hear(&mut accepted, None).await;
+            let heard = hear(&mut accepted, None, false).await;
             drop(accepted);
             heard
         };
@@ -117,7 +117,8 @@ impl Parts {
     async fn send(&self, session: &mut Connected, scene: &Scene) {
         let leaf = LeafBinding::of_wanted(&self.spki, self.stated_names.as_bytes());
         let Self { purpose, nonce, exporter, .. } = *self;
-        let proof = scene.attested(&self.signer).state(&Statement { purpose, leaf, nonce, exporter }).unwrap();
+        let stated = Statement { purpose, leaf, nonce, exporter };
+        let proof = scene.attested(&self.signer).state(&stated, false).await.unwrap();
         write(session, Kind::Names, self.names.as_bytes()).await.unwrap();
         write(session, Kind::Request, &self.request).await.unwrap();
         // Always the token of the right key, whoever signs.
@@ -146,7 +147,7 @@ async fn a_workload_is_heard_and_answered() {
         let attested = scene.attested(&scene.key);
         let asking = ask(&mut connected, side, &attested, &wanted, (&request, &spki));
         let serving = async {
-            let heard = hear(&mut accepted, scene.issuer.prover.as_deref()).await.ok().unwrap();
+            let heard = hear(&mut accepted, scene.issuer.prover.as_deref(), false).await.ok().unwrap();
             assert_eq!(scene.judge(&heard).unwrap().appraised().init_data(), [0xbb; 32]);
             let chain = [CertificateDer::from(scene.mesh.member(WEB).leaf.der())];
             answer(&mut accepted, Ok(&chain)).await.unwrap();
@@ -168,7 +169,7 @@ async fn a_refusal_tells_its_class_alone() {
         let attested = scene.attested(&scene.key);
         let asking = ask(&mut connected, side, &attested, &wanted, (&request, b"key"));
         let serving = async {
-            hear(&mut accepted, None).await.ok().unwrap();
+            hear(&mut accepted, None, false).await.ok().unwrap();
             answer(&mut accepted, Err(refused)).await.unwrap();
         };
         let (asked, ()) = tokio::join!(asking, serving);
@@ -188,7 +189,7 @@ async fn an_issuer_without_evidence_is_not_asked_where_evidence_is_demanded() {
         drop(connected);
         asked
     };
-    let (asked, heard) = tokio::join!(asking, hear(&mut accepted, None));
+    let (asked, heard) = tokio::join!(asking, hear(&mut accepted, None, false));
     assert!(matches!(asked, Err(NotGiven::Exchange(Failure::Declined))));
     assert!(matches!(heard, Err(NotHeard::Exchange(Failure::Gone(_)))), "nothing of the guest's was sent");
 }

@@ -18,7 +18,7 @@ use crate::issuance::ready;
 use crate::ports::files::{MAX_CERTIFICATES, read};
 use crate::secret::Secret;
 use crate::tls::client::Exit;
-use crate::tls::demand::Demand;
+use crate::tls::demand::{Demand, Level};
 use crate::tls::leaf::{self, Leaf};
 use crate::tls::trust::{Calls, Door, Trust};
 
@@ -103,7 +103,7 @@ impl Proof {
                 "give --pins the mesh's pins, as the KBS has them (docs/sidecar.md)",
             )
         })?;
-        Ok(Demand::new(token_roots, pins, self.max_age, clock))
+        Ok(Demand::new(token_roots, pins, self.max_age, Level::Key, clock))
     }
 
     fn leaf(&self, clock: &Clock) -> Result<Leaf, Finding> {

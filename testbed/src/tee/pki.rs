@@ -102,6 +102,11 @@ impl Vendor {
         &self.sgx_root.der
     }
 
+    /// The same, PEM: what is trusted in place of Intel.
+    pub fn intel_root(&self) -> String {
+        pem(self.sgx_root())
+    }
+
     /// The PCK certificate and those above it, PEM, leaf first: certification data of type 5.
     pub(super) fn pck_chain(&self) -> String {
         [&self.pck.der, &self.sgx_platform.der, &self.sgx_root.der].map(|der| pem(der)).concat()

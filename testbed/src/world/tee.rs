@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::{Cmd, World};
-use crate::encode::pem;
 use crate::guest_signer::Signer;
 use crate::sim;
 use crate::tee::Vendor;
@@ -104,7 +103,7 @@ impl Cmd<'_> {
     #[must_use]
     pub fn makers(self) -> Self {
         let vendor = Vendor::ours();
-        let files = [(sim::AMD, vendor.amd_roots()), (sim::INTEL, pem(vendor.sgx_root()))];
+        let files = [(sim::AMD, vendor.amd_roots()), (sim::INTEL, vendor.intel_root())];
         let directory = self.world.readable("makers", &files);
         self.arg("--sim-makers").arg(directory)
     }
