@@ -19,7 +19,7 @@ use countersign_testbed::pki::Ca;
 use countersign_testbed::tee::{Document, SnpGuest, hex};
 use countersign_testbed::world::World;
 use countersign_testbed::{Signal, eventually};
-use scene::{API, API_HEALTH, API_METRICS, ASK, IN, OUT, Pod, Scene, WEB, WEB_HEALTH, WEB_METRICS};
+use scene::{API, API_HEALTH, API_METRICS, ASK, IN, OUT, Scene, WEB, WEB_HEALTH, WEB_METRICS};
 use serde_json::{Value, json};
 
 countersign_testbed::main! {

@@ -158,7 +158,8 @@ fn vectors() -> Value {
 }
 
 fn hellos() -> Value {
-    let all = [(false, false, false), (true, false, false), (true, true, false), (true, false, true), (true, true, true)];
+    let all =
+        [(false, false, false), (true, false, false), (true, true, false), (true, false, true), (true, true, true)];
     let hello = |(demands, prove_first, report)| {
         let frame = write(Kind::Hello, &Hello { nonce: NONCE, demands, prove_first, report }.payload()).unwrap();
         json!({"demands": demands, "prove-first": prove_first, "report": report, "frame": hex::encode(&frame)})

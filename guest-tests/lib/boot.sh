@@ -11,16 +11,21 @@ failed=0
 boot() {
     local setup=$1 parameters=$2 signer_script=$3 program=$4 begun=$SECONDS
     local log=$work/$setup.log append devices=() initramfs=$work/initramfs
-    case $program in countersign | crun | direct*) initramfs=$work/initramfs-full ;; esac
+    case $program in
+    countersign | crun | direct*) initramfs=$work/initramfs-full ;;
+    peers) initramfs=$work/initramfs-sim ;;
+    esac
     append="console=ttyS0 quiet loglevel=0 panic=-1 guest.setup=$setup guest.program=$program"
     [ "$parameters" = - ] || append+=" guest.module=$parameters"
 
     if [ "$signer_script" != - ]; then
         local host=()
         # A KBS beside the signer, and a network that leads there.
-        case $program in direct*) host=("$work/$setup.host/host") ;; esac
-        # As the manifest has it.
-        [ "$program" != direct-pod ] || host+=(/run/countersign/secrets)
+        case $program in direct* | peers) host=("$work/$setup.host/host") ;; esac
+        case $program in
+        direct-pod) host+=(/run/countersign/secrets) ;; # As the manifest has it.
+        peers) host+=(peers) ;;
+        esac
         rm -rf "$work/$setup.sock" "$work/$setup.host"
         "$signer" "$work/$setup.sock" "$signer_script" "${host[@]}" >"$work/$setup.signer" 2>&1 &
         until [ -S "$work/$setup.sock" ] || ! kill -0 $! 2>/dev/null; do sleep 0.05; done

@@ -41,7 +41,7 @@ build_programs() {
     # A copy: somebody may build while the guests run.
     cp "${CARGO_TARGET_DIR:-$tree/target}/debug/guest-signer" "$work/guest-signer"
     signer=$work/guest-signer
-    cp "${CARGO_TARGET_DIR:-$tree/target}/debug/"{kubectl-countersign,pod-bundles} "$work/"
+    cp "${CARGO_TARGET_DIR:-$tree/target}/debug/"{kubectl-countersign,pod-bundles,countersign-sim} "$work/"
     conformance=${CARGO_TARGET_DIR:-$tree/target}/debug/tsm-conformance
     # Until the list is there, its checks by shell are what runs.
     [ -e "$tree/testbed/src/bin/tsm-conformance.rs" ] || conformance=
@@ -60,7 +60,8 @@ add_program() {
 }
 
 # build_initramfs: makes `initramfs` in $work, and `initramfs-full` with the binary and what runs it in
-# a container: most boots do without, and an emulated guest needs seconds to unpack it.
+# a container: most boots do without, and an emulated guest needs seconds to unpack it. `initramfs-sim` has
+# the testbed's build of the program, which believes the testbed's vendors.
 build_initramfs() {
     local root=$work/root name
     mkdir -p "$root"/{bin,dev,etc,lib,mnt,modules,proc,run,sys,tests,tmp,usr/bin}
@@ -73,6 +74,9 @@ build_initramfs() {
     cp "$module" "$root/modules/"
     for name in "${guest_modules[@]}"; do add_module "$name"; done
     pack initramfs
+    add_program "$work/countersign-sim"
+    pack initramfs-sim
+    rm "$root/usr/bin/countersign-sim"
     strip -o "$root/bin/countersign" "$countersign"
     add_program "$(command -v crun)"
     pack initramfs-full

@@ -102,8 +102,9 @@ pub(super) async fn vouched(evidence: &PeerEvidence, hardware: &Hardware, clock:
     aws_lc_rs::rand::fill(&mut report_data).map_err(|_| Finding::new(Class::NoEvidence, "there is no randomness"))?;
     let report = hardware.reports.make(report_data).await.map_err(|error| match error {
         Unable::Failed(finding) => *finding,
-        other => Finding::new(Class::NoEvidence, format!("a fresh report {other}"))
-            .next("write `level = \"key\"` in `[peers.evidence]`, or look at what the guest's services give as evidence"),
+        other => Finding::new(Class::NoEvidence, format!("a fresh report {other}")).next(
+            "write `level = \"key\"` in `[peers.evidence]`, or look at what the guest's services give as evidence",
+        ),
     })?;
     let expected = FreshlyExpected { report_data: &report_data, makers: &hardware.makers, now: clock.now() };
     judge(&report, &expected).map(drop).map_err(|error| {

@@ -69,6 +69,8 @@ where
         .header_read_timeout(QUESTION)
         .max_buf_size(16 * 1024)
         .keep_alive(false)
+        // `printf … | nc` has said all that it will say, and waits for its answer.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
     // Whoever goes away has no answer; nothing is lost.
     let _ = connection.await;
@@ -99,4 +101,28 @@ fn told(status: u16, text: String) -> Response<Full<Bytes>> {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_asks_and_says_no_more_is_answered() {
+        let (mut asks, answers) = duplex(1024);
+        asks.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+        asks.shutdown().await.unwrap();
+        // Late, as on a busy machine: the end has been seen by then.
+        let pages: Page = Arc::new(|_| {
+            Box::pin(async {
+                sleep(Duration::from_millis(50)).await;
+                Some((200, "all of it".to_owned()))
+            })
+        });
+        let mut answer = String::new();
+        tokio::join!(question(answers, pages), async { asks.read_to_string(&mut answer).await.unwrap() });
+        assert!(answer.starts_with("HTTP/1.0 200") && answer.ends_with("all of it"), "{answer}");
+    }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::peer::{Known, Reason};
 use crate::appraise::Makers;
-use crate::appraise::peer::{Appraised, Error, Expected, FreshError, FreshlyExpected, Proven, channel, evidence, fresh};
+use crate::appraise::peer::{
+    Appraised, Error, Expected, FreshError, FreshlyExpected, Proven, channel, evidence, fresh,
+};
 use crate::clock::Clock;
 use crate::config::spiffe::PeerId;
 use crate::formats::ear::TrustAnchors;
@@ -95,8 +97,7 @@ impl Demand {
         let proven = channel(appraised, shown.statement, shown.signature, expected)?;
         if let Level::Hardware(makers) = &self.level {
             let report = shown.report.ok_or(Error::Fresh(FreshError::Missing))?;
-            let expected =
-                FreshlyExpected { report_data: &expected.report_data(), makers, now: self.clock.now() };
+            let expected = FreshlyExpected { report_data: &expected.report_data(), makers, now: self.clock.now() };
             fresh(report, appraised, &expected).map_err(Error::Fresh)?;
         }
         Ok(proven)

@@ -133,12 +133,8 @@ impl Side<'_> {
 /// The side that was connected to.
 pub async fn accept<S: Session>(session: &mut S, side: Side<'_>) -> Result<VerifiedPeer, Failure> {
     let demands = side.door.demand().is_some();
-    let ours = Hello {
-        nonce: nonce()?,
-        demands,
-        prove_first: demands && !side.door.has_roots(),
-        report: side.wants_report(),
-    };
+    let ours =
+        Hello { nonce: nonce()?, demands, prove_first: demands && !side.door.has_roots(), report: side.wants_report() };
     let theirs = read_hello(session, &ours).await?;
     if theirs.prove_first {
         // Ours to say.
@@ -216,12 +212,7 @@ pub struct Came {
 impl Came {
     /// For whoever judges it.
     pub fn shown(&self) -> Shown<'_> {
-        Shown {
-            ear: &self.ear,
-            statement: &self.statement,
-            signature: &self.signature,
-            report: self.report.as_deref(),
-        }
+        Shown { ear: &self.ear, statement: &self.statement, signature: &self.signature, report: self.report.as_deref() }
     }
 }
 
@@ -235,10 +226,7 @@ pub(super) async fn read_proof<S: Session>(session: &mut S, report: bool) -> Res
     let (_, statement) = read(session, &[Kind::Statement]).await?;
     let (_, signature) = read(session, &[Kind::Signature]).await?;
     let signature = signature.try_into().map_err(|_| Failure::Frame(frames::Error::Length))?;
-    let report = match report {
-        true => Some(read(session, &[Kind::Report]).await?.1),
-        false => None,
-    };
+    let report = if report { Some(read(session, &[Kind::Report]).await?.1) } else { None };
     Ok(Came { ear, statement, signature, report })
 }
 

@@ -224,11 +224,13 @@ impl From<Unproven> for Reason {
             Unproven::Token(ear::Error::Expired) => Self::StaleEvidence,
             Unproven::Token(_) => Self::BadEvidence,
             Unproven::MissingSubmod | Unproven::Verdict(_) | Unproven::Sample | Unproven::Policy => Self::NotAffirming,
-            Unproven::NoInitData | Unproven::InitData | Unproven::Serial => Self::OtherInitdata,
-            Unproven::NoHardware | Unproven::Hardware => Self::OtherHardware,
-            Unproven::Statement(_) | Unproven::Signature | Unproven::Fresh(FreshError::ReportData) => Self::OtherSession,
-            Unproven::Fresh(FreshError::Machine) => Self::OtherHardware,
-            Unproven::Fresh(FreshError::InitData) => Self::OtherInitdata,
+            Unproven::NoInitData | Unproven::InitData | Unproven::Serial | Unproven::Fresh(FreshError::InitData) => {
+                Self::OtherInitdata
+            }
+            Unproven::NoHardware | Unproven::Hardware | Unproven::Fresh(FreshError::Machine) => Self::OtherHardware,
+            Unproven::Statement(_) | Unproven::Signature | Unproven::Fresh(FreshError::ReportData) => {
+                Self::OtherSession
+            }
             Unproven::Fresh(_) => Self::BadReport,
         }
     }

@@ -5,7 +5,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
-use countersign_testbed::guest_signer::host::{GATEWAY, Host, RESOURCE, SECRETS};
+use countersign_testbed::guest_signer::host::{For, GATEWAY, Host, RESOURCE, SECRETS};
 use countersign_testbed::guest_signer::{REQUEST, Script, Signer};
 use countersign_testbed::tee::snp::signed_by;
 use countersign_testbed::tee::{Guest as Hardware, Refusal, SnpGuest, TdxGuest};
@@ -233,7 +233,7 @@ fn control(host: &Host, method: &str, path: &str, body: &str) -> String {
 }
 
 fn the_host_believes_its_own_guests_and_tells_why_not_others() {
-    let (host, signer) = Host::start(SECRETS).unwrap();
+    let (host, signer) = Host::start(For::Secrets(SECRETS)).unwrap();
     let (text, digest) = (host.document().text(), host.document().digest());
     let (resource, value) = RESOURCE;
     for guest in [Hardware::Snp(SnpGuest::genoa().initdata(&digest)), Hardware::Tdx(TdxGuest::v4().initdata(&digest))] {
@@ -254,7 +254,7 @@ fn the_host_believes_its_own_guests_and_tells_why_not_others() {
 }
 
 fn the_host_lays_out_what_the_guest_is_to_have() {
-    let (host, _signer) = Host::start(SECRETS).unwrap();
+    let (host, _signer) = Host::start(For::Secrets(SECRETS)).unwrap();
     let directory = std::env::temp_dir().join(format!("countersign-host-{}", std::process::id()));
     host.lay_out(&directory).unwrap();
     let read = |name: &str| std::fs::read_to_string(directory.join(name)).unwrap();

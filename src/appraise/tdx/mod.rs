@@ -12,8 +12,8 @@ use super::check::Check;
 use crate::evidence::quote_signature::QuoteSignature;
 use crate::evidence::tdx::Quote;
 use crate::formats::x509::{pem_certificates, read};
-pub use collateral::{Collateral, MAX_COLLATERAL, TcbStatus};
 use collateral::platform;
+pub use collateral::{Collateral, MAX_COLLATERAL, TcbStatus};
 
 /// Intel's SGX root, which TDX shares. See `roots/README.md`.
 const INTEL: &[u8] = include_bytes!("../roots/intel-sgx-root.der");

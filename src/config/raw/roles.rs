@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::super::decode::{Decoder, Section};
 use super::super::grammar::{Local, dns, host_port, http_path, local, mode, socket};
 use super::super::roles::{
-    Allow, EvidenceLevel, Exposure, ForwardIdentity, Identity, IdentitySource, Inbound, Issuing, Limits, Metrics, Outbound,
-    PeerEvidence, Peers, Protocol, Roles,
+    Allow, EvidenceLevel, Exposure, ForwardIdentity, Identity, IdentitySource, Inbound, Issuing, Limits, Metrics,
+    Outbound, PeerEvidence, Peers, Protocol, Roles,
 };
 use super::super::spiffe::{PeerPattern, SpiffeId};
 use crate::formats::kbs_uri::KbsUri;

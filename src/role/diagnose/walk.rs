@@ -388,7 +388,8 @@ impl<'a> Walk<'a> {
 
     async fn sidecar(&self, book: &mut Book<'_>, config: &Config, road: Option<&Arc<ByRoad>>) {
         let clock = &self.ports.clock;
-        let (mut outcome, terms) = identity::terms(&config.roles, config.provenance, boot::hardware(self.ports, config));
+        let (mut outcome, terms) =
+            identity::terms(&config.roles, config.provenance, boot::hardware(self.ports, config));
         // Terms that demand evidence are refused for that very reason, in words for what is delivered.
         let demands = config.roles.peers.as_ref().is_some_and(|peers| peers.evidence().is_some());
         if config.provenance == Provenance::Unmeasured && (terms.is_some() || demands) {

@@ -59,7 +59,7 @@ impl Pair {
             shows_reports(leaf, key, &token(&mesh, id, key), Some(ask(machine(id))))
         };
         let (api, web) = (make(API, &keys[0]), make(WEB, &keys[1]));
-        Self { api, web, mesh, keys, by }
+        Self { mesh, keys, api, web, by }
     }
 
     /// `api` on this machine, or on none.

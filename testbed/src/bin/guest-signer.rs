@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use countersign_testbed::guest_signer::Signer;
-use countersign_testbed::guest_signer::host::{Host, SECRETS};
+use countersign_testbed::guest_signer::host::{For, Host, SECRETS};
 
-const USAGE: &str = "usage: guest-signer SOCKET SCRIPT [DIRECTORY [SECRETS]] (a script is such as `errno:16*3,snp`)";
+const USAGE: &str =
+    "usage: guest-signer SOCKET SCRIPT [DIRECTORY [SECRETS|peers]] (a script is such as `errno:16*3,snp`)";
 
 // The arguments and the streams of a test program are its own.
 #[allow(clippy::disallowed_methods, clippy::print_stderr)]
@@ -17,8 +18,11 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (socket, script, host) = match arguments.as_slice() {
         [socket, script] => (socket, script, None),
-        [socket, script, directory] => (socket, script, Some((Path::new(directory), SECRETS))),
-        [socket, script, directory, secrets] => (socket, script, Some((Path::new(directory), secrets.as_str()))),
+        [socket, script, directory] => (socket, script, Some((Path::new(directory), For::Secrets(SECRETS)))),
+        [socket, script, directory, what] if what == "peers" => {
+            (socket, script, Some((Path::new(directory), For::Peers)))
+        }
+        [socket, script, directory, secrets] => (socket, script, Some((Path::new(directory), For::Secrets(secrets)))),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(64);
@@ -36,11 +40,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(socket: &str, script: &str, host: Option<(&Path, &str)>) -> Result<usize, String> {
+fn run(socket: &str, script: &str, host: Option<(&Path, For<'_>)>) -> Result<usize, String> {
     let (host, signer) = match host {
         None => (None, Signer::new(script.parse()?)),
-        Some((directory, secrets)) => {
-            let (host, signer) = Host::start(secrets).map_err(|error| format!("no KBS: {error}"))?;
+        Some((directory, what)) => {
+            let (host, signer) = Host::start(what).map_err(|error| format!("no KBS: {error}"))?;
             signer.set(script)?;
             host.lay_out(directory).map_err(|error| format!("cannot write to {}: {error}", directory.display()))?;
             (Some(host), signer)

@@ -15,11 +15,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::Signer;
 use crate::http::{Act, Handler, Seen, Server, Wrap, Wrapped, lock, response};
 use crate::kbs::{Kbs, Policy, RunningKbs};
 use crate::pki::Ca;
-use crate::tee::{Document, Guest, SnpGuest, TdxGuest};
+use crate::sim;
+use crate::tee::{Document, Guest, SnpGuest, TdxGuest, Vendor, hex};
 
 /// The host's loopback, as QEMU's user network shows it to the guest.
 pub const GATEWAY: &str = "10.0.2.2";
@@ -29,6 +32,18 @@ pub const RESOURCE: (&str, &str) = ("payments/db/password", "s3cret");
 
 /// Where the programs in the guest look for it, but those that run a pod.
 pub const SECRETS: &str = "/run/pod/secrets";
+
+/// The one identity of a mesh of one: it calls itself.
+pub const MEMBER: &str = "spiffe://example.org/ns/payments/sa/api";
+
+/// What the guest's `countersign.toml` is for.
+#[derive(Clone, Copy, Debug)]
+pub enum For<'d> {
+    /// One secret, published in this directory.
+    Secrets(&'d str),
+    /// A sidecar that calls itself, with everything demanded on both ways.
+    Peers,
+}
 
 /// The KBS and the control port. Both end when dropped.
 #[derive(Debug)]
@@ -49,20 +64,33 @@ struct Base {
 
 impl Host {
     /// Starts both. The KBS releases to affirming guests only, and has reference values for those
-    /// of [`Signer::new`]. `secrets` is the directory that the initdata's configuration names.
-    pub fn start(secrets: &str) -> io::Result<(Self, Signer)> {
+    /// of [`Signer::new`].
+    pub fn start(what: For<'_>) -> io::Result<(Self, Signer)> {
         let kbs_port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let ca = Ca::new("guest tests");
         let url = format!("https://{GATEWAY}:{}", kbs_port.local_addr()?.port());
         let (resource, value) = RESOURCE;
+        let mesh = Ca::new("mesh");
+        let member = mesh.member(MEMBER);
         let kbs = Kbs::healthy()
+            .resource("payments/mesh/roots", mesh.pem())
+            .resource("payments/api/cert", member.pem())
+            .resource("payments/api/key", member.key_pem())
             .tls(ca.leaf(&[GATEWAY, "127.0.0.1"]))
             .resource(resource, value)
             .policy(Policy::Affirming)
             .reference(&Guest::Snp(SnpGuest::genoa()))
             .reference(&Guest::Tdx(TdxGuest::v4()))
             .serve(kbs_port)?;
-        let document = Document::of_kbs(&url, ca.pem()).countersign(&configuration(&url, ca.pem(), resource, secrets));
+        let rest = match what {
+            For::Secrets(directory) => secrets(directory, resource),
+            For::Peers => peers(),
+        };
+        let head =
+            format!("version = 1\ndeadline = \"90s\"\n[kbs]\nurl = [\"{url}\"]\nca = \"\"\"\n{}\"\"\"\n", ca.pem());
+        let document = Document::of_kbs(&url, ca.pem()).countersign(&format!("{head}{rest}"));
+        kbs.set_resource("payments/trustee/token-ca", kbs.token_root());
+        kbs.set_resource("payments/mesh/pins", pins(&document));
         let signer = Signer::answering("snp").launched_with(&document.digest());
         let control = control(&kbs, &signer)?;
         Ok((Self { kbs, control, ca: ca.pem().to_owned(), document }, signer))
@@ -84,23 +112,48 @@ impl Host {
     }
 
     /// Writes what the guest is to have: `initdata.toml`, `ca.pem`, the `kbs`'s URL as the guest sees
-    /// it, and the number of the `control` port.
+    /// it, the number of the `control` port, and `makers` for `--sim-makers`.
     pub fn lay_out(&self, directory: &Path) -> io::Result<()> {
         fs::create_dir_all(directory)?;
         fs::write(directory.join("initdata.toml"), self.document.text())?;
         fs::write(directory.join("ca.pem"), &self.ca)?;
         fs::write(directory.join("kbs"), self.kbs.url().replace("127.0.0.1", GATEWAY))?;
-        fs::write(directory.join("control"), self.control.1.port().to_string())
+        fs::write(directory.join("control"), self.control.1.port().to_string())?;
+        let (makers, vendor) = (directory.join("makers"), Vendor::ours());
+        fs::create_dir_all(&makers)?;
+        fs::write(makers.join(sim::AMD), vendor.amd_roots())?;
+        fs::write(makers.join(sim::INTEL), vendor.intel_root())
     }
 }
 
 /// One secret, by the direct road or not at all.
-fn configuration(url: &str, ca: &str, resource: &str, secrets: &str) -> String {
+fn secrets(directory: &str, resource: &str) -> String {
     format!(
-        "version = 1\ndeadline = \"90s\"\n[kbs]\nurl = [\"{url}\"]\nca = \"\"\"\n{ca}\"\"\"\n\
-         [secrets]\ndirectory = \"{secrets}\"\n\
+        "[secrets]\ndirectory = \"{directory}\"\n\
          [[secrets.file]]\npath = \"db/password\"\nfrom = \"kbs:///{resource}\"\n"
     )
+}
+
+/// A sidecar whose app calls itself through both of its ways.
+fn peers() -> String {
+    format!(
+        "[identity]\nsource = \"kbs-certificate\"\ncertificate = \"kbs:///payments/api/cert\"\n\
+         key = \"kbs:///payments/api/key\"\nspiffe = \"{MEMBER}\"\n\
+         [peers]\ntrust = \"both\"\nroots = \"kbs:///payments/mesh/roots\"\n\
+         [peers.evidence]\ntoken_roots = \"kbs:///payments/trustee/token-ca\"\npins = \"kbs:///payments/mesh/pins\"\n\
+         max_age = \"1h\"\nlevel = \"hardware\"\n\
+         [metrics]\nlisten = \"127.0.0.1:15822\"\n\
+         [[inbound]]\nlisten = \"127.0.0.1:8443\"\napp = \"127.0.0.1:8080\"\nprotocol = \"tcp\"\nexposure = \"warn\"\n\
+         allow = [\"{MEMBER}\"]\n\
+         [[outbound]]\nlisten = \"127.0.0.1:15432\"\nto = \"127.0.0.1:8443\"\npeer = \"{MEMBER}\"\n"
+    )
+}
+
+/// Everything that pins can demand of the one guest.
+fn pins(document: &Document) -> String {
+    let chip = hex(&SnpGuest::genoa().chip_id);
+    let pin = json!({"init_data": [hex(&document.digest())], "hardware_ids": [chip]});
+    json!({"serial": 1, "policy_ids": ["default"], "peers": {MEMBER: pin}}).to_string()
 }
 
 fn control(kbs: &RunningKbs, signer: &Signer) -> io::Result<(Server, SocketAddr)> {
