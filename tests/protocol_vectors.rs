@@ -10,7 +10,10 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use countersign::config::spiffe::PeerId;
+use countersign::config::{Provenance, RelativePath, Via};
 use countersign::formats::csr::RequestedKey;
+use countersign::formats::delivery::{DeliveredFile, Delivery, Receipt, Signed};
 use countersign::formats::frames::{HEAD, Head, Hello, Kind, write};
 use countersign::formats::hex;
 use countersign::formats::jwk::EcPublicJwk;
@@ -66,6 +69,7 @@ fn the_published_vectors_are_what_the_code_speaks() {
     for refused in vectors["refused_statements"].as_array().unwrap() {
         assert!(Statement::parse(text(&refused["statement"]).as_bytes()).is_err(), "{}", refused["why"]);
     }
+    receipts(&vectors, &key);
     for refused in vectors["refused_frames"].as_array().unwrap() {
         let bytes = hex::decode(&text(&refused["frame"])).unwrap();
         let (head, payload) = bytes.split_at(HEAD);
@@ -75,6 +79,102 @@ fn the_published_vectors_are_what_the_code_speaks() {
         let accepted = head.is_ok_and(|head| head.kind != Kind::Hello || Hello::parse(payload).is_ok());
         assert!(!accepted, "{}", refused["why"]);
     }
+}
+
+fn receipts(vectors: &Value, key: &EcPublicJwk) {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let cases = vectors["receipts"].as_array().unwrap();
+    assert_eq!(cases.len(), 2);
+    for (case, nonce) in cases.iter().zip([Some(NONCE), None]) {
+        let receipt = receipt(nonce);
+        assert_eq!(text(&case["receipt"]).as_bytes(), receipt.canonical());
+        assert_eq!(text(&case["signing_input"]), hex::encode(&receipt.signing_input()));
+        let signed = Signed::parse(text(&case["signed"]).as_bytes()).unwrap();
+        assert_eq!(signed.receipt, receipt);
+        assert!(key.verifies_es256(&receipt.signing_input(), &signed.signature));
+        assert_eq!(signed.text(), text(&case["signed"]));
+    }
+    for refused in vectors["refused_receipts"].as_array().unwrap() {
+        assert!(Receipt::parse(text(&refused["receipt"]).as_bytes()).is_err(), "{}", refused["why"]);
+    }
+    for refused in vectors["refused_signed_receipts"].as_array().unwrap() {
+        assert!(Signed::parse(text(&refused["signed"]).as_bytes()).is_err(), "{}", refused["why"]);
+    }
+}
+
+fn receipt(nonce: Option<[u8; 32]>) -> Receipt {
+    let file = |path: &str, from: &str, mode| DeliveredFile {
+        path: RelativePath::parse(path).unwrap(),
+        from: from.to_owned(),
+        mode,
+    };
+    Receipt {
+        delivered: Delivery {
+            countersign: "0.1.0".to_owned(),
+            written: 1_795_651_200,
+            provenance: Provenance::Measured,
+            via: Via::ConfigfsTsm,
+            serial: 7,
+            files: vec![
+                file("db/password", "kbs:///payments/db/password", 0o440),
+                file("tls/key", "sealed secret for kbs:///payments/tls/key", 0o400),
+            ],
+        },
+        id: PeerId::parse("spiffe://example.org/ns/payments/sa/api").unwrap(),
+        nonce,
+        signed: 1_795_651_260,
+    }
+}
+
+fn receipt_vectors(key: &EcdsaKeyPair) -> [(&'static str, Value); 3] {
+    let signed = |nonce| {
+        let receipt = receipt(nonce);
+        let signature = key.sign(&SystemRandom::new(), &receipt.signing_input()).unwrap();
+        // No token: the form of the whole is the point here.
+        Signed { receipt, signature: signature.as_ref().try_into().unwrap(), ear: "header.claims.signature".to_owned() }
+    };
+    let case = |nonce| {
+        let signed = signed(nonce);
+        json!({
+            "receipt": String::from_utf8(signed.receipt.canonical()).unwrap(),
+            "signing_input": hex::encode(&signed.receipt.signing_input()),
+            "signed": signed.text(),
+        })
+    };
+    let good = String::from_utf8(receipt(Some(NONCE)).canonical()).unwrap();
+    let refused = |why: &str, from: &str, to: &str| {
+        assert!(good.contains(from), "{from}");
+        json!({"why": why, "receipt": good.replacen(from, to, 1)})
+    };
+    let whole = signed(Some(NONCE)).text();
+    let other = |why: &str, from: &str, to: &str| {
+        assert!(whole.contains(from), "{from}");
+        json!({"why": why, "signed": whole.replacen(from, to, 1)})
+    };
+    let receipts = [
+        refused("another version", "\"signed\":1795651260,\"v\":1", "\"signed\":1795651260,\"v\":2"),
+        refused("an unknown member", "\"signed\"", "\"sha256\":\"00\",\"signed\""),
+        refused("a member twice", "\"signed\"", "\"signed\":0,\"signed\""),
+        refused("not canonical", ",\"id\"", ", \"id\""),
+        refused("a nonce of 31 bytes", "Cgo\"", "Cg\""),
+        refused("a pattern", "sa/api", "sa/*"),
+        refused("a provenance that is not known", "measured", "trusted"),
+        refused("a path twice", "\"path\":\"tls/key\"", "\"path\":\"db/password\""),
+        refused("a path that leaves the directory", "\"path\":\"tls/key\"", "\"path\":\"../key\""),
+        refused("a number over 2^53", "\"serial\":7", "\"serial\":9007199254740993"),
+    ];
+    let whole = [
+        other("another version", "\"v\":1", "\"v\":2"),
+        other("an unknown member", "\"v\":1", "\"v\":1,\"x\":0"),
+        other("a member twice", "\"v\":1", "\"v\":1,\"v\":1"),
+        other("no attestation result", "header.claims.signature", ""),
+        other("padding", "\"receipt\":\"", "\"receipt\":\"="),
+    ];
+    [
+        ("receipts", json!([case(Some(NONCE)), case(None)])),
+        ("refused_receipts", json!(receipts)),
+        ("refused_signed_receipts", json!(whole)),
+    ]
 }
 
 fn vectors() -> Value {
@@ -112,7 +212,7 @@ fn vectors() -> Value {
     let good = good.unwrap();
     let refused = |why: &str, from: &str, to: &str| json!({"why": why, "statement": good.replacen(from, to, 1)});
     let bad = |why: &str, frame: String| json!({"why": why, "frame": frame});
-    json!({
+    let mut vectors = json!({
         "about": "docs/protocol.md, version 1. Binary values are hex but for the certificate (base64, DER). \
                   The signatures are by attested_key; ECDSA gives another one each time.",
         "attested_key": {"kty": "EC", "crv": "P-256", "x": X, "y": Y},
@@ -154,7 +254,11 @@ fn vectors() -> Value {
             bad("report without demands", format!("010000002104{}", "0a".repeat(32))),
             bad("prove-first without demands", format!("010000002102{}", "0a".repeat(32))),
         ],
-    })
+    });
+    for (name, cases) in receipt_vectors(&key) {
+        vectors[name] = cases;
+    }
+    vectors
 }
 
 fn hellos() -> Value {

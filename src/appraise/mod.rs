@@ -2,6 +2,7 @@
 //! arguments; nothing here reads a file, a socket or a clock.
 
 pub mod check;
+pub mod delivery;
 pub mod expect;
 pub mod launch;
 pub mod peer;

@@ -152,7 +152,7 @@ pub fn channel(
     expected: &Statement,
 ) -> Result<Proven, Error> {
     Statement::parse(stated).and_then(|stated| stated.is(expected)).map_err(Error::Statement)?;
-    if !appraised.key.verifies_es256(&expected.signing_input(), signature) {
+    if !appraised.has_signed(&expected.signing_input(), signature) {
         return Err(Error::Signature);
     }
     Ok(Proven { appraised: Arc::clone(appraised), leaf: expected.leaf })
@@ -221,6 +221,11 @@ impl Appraised {
     /// From when on it is too old, seconds since 1970.
     pub fn until(&self) -> u64 {
         self.until
+    }
+
+    /// Whether its key has signed this, ES256, r then s.
+    pub(super) fn has_signed(&self, input: &[u8], signature: &[u8; 64]) -> bool {
+        self.key.verifies_es256(input, signature)
     }
 }
 

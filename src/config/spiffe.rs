@@ -71,6 +71,16 @@ pub enum PeerId {
     Certificate(String),
 }
 
+impl PeerId {
+    /// Parses what [`PeerId`] prints of a name, `spiffe://…` or `dns:…`; the message says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        match text.strip_prefix("dns:") {
+            Some(name) => super::grammar::dns(name).map(Self::Dns),
+            None => SpiffeId::parse(text).map(Self::Spiffe),
+        }
+    }
+}
+
 impl fmt::Display for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -26,6 +26,10 @@ pub enum Provenance {
 }
 
 impl Provenance {
+    /// All of them, the least believed first.
+    pub const ALL: [Self; 5] =
+        [Self::Unmeasured, Self::DeliveredUnproven, Self::Delivered, Self::GuestAttested, Self::Measured];
+
     /// As printed.
     pub fn label(self) -> &'static str {
         match self {

@@ -1,6 +1,7 @@
 //! Formats of the field, parsed from hostile bytes. Pure: no I/O, no clock.
 
 pub mod csr;
+pub mod delivery;
 pub mod ear;
 pub mod frames;
 pub mod hex;

@@ -1,7 +1,6 @@
 //! The names that somebody wants a certificate for (`docs/protocol.md` §7): text, a name a line, the
 //! identity first.
 
-use crate::config::grammar::dns;
 use crate::config::spiffe::{PeerId, SpiffeId};
 
 /// Most bytes, 4 KiB: a SPIFFE identity of the largest size, and some names.
@@ -9,9 +8,6 @@ pub const MAX_BYTES: usize = 4 * 1024;
 
 /// Most names: an identity, and as many as `identity.dns` may hold.
 const MAX_NAMES: usize = 17;
-
-/// Before a name that is no URI.
-const DNS: &str = "dns:";
 
 /// Names of one certificate: one SPIFFE identity and any DNS names, or exactly one DNS name. Else nobody
 /// could tell whose it is.
@@ -51,11 +47,7 @@ impl Wanted {
     /// Parses, strictly: what is accepted is exactly what [`Wanted::text`] writes.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= MAX_BYTES).ok_or(Error::Text)?;
-        let name = |line: &str| match line.strip_prefix(DNS) {
-            Some(name) => dns(name).map(PeerId::Dns),
-            None => SpiffeId::parse(line).map(PeerId::Spiffe),
-        };
-        let names: Result<Vec<_>, _> = text.split('\n').take(MAX_NAMES.saturating_add(1)).map(name).collect();
+        let names: Result<Vec<_>, _> = text.split('\n').take(MAX_NAMES.saturating_add(1)).map(PeerId::parse).collect();
         let wanted = Self { names: names.map_err(|_| Error::Name)? };
         wanted.check().map(|()| wanted)
     }
