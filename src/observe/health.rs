@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::TcpListener;
 
-use super::plain::{self, Page};
+use super::plain::{self, Answer, Page};
 use crate::clock::Clock;
 use crate::finding::Class;
 
@@ -148,8 +148,8 @@ pub async fn serve(listener: TcpListener, health: Arc<Health>, probes: Ask) {
     plain::serve(listener, answer).await;
 }
 
-fn told(verdict: Verdict) -> (u16, String) {
-    (verdict.status, verdict.word.to_owned())
+fn told(verdict: Verdict) -> Answer {
+    Answer::text(verdict.status, verdict.word.to_owned())
 }
 
 #[cfg(test)]

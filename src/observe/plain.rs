@@ -28,8 +28,28 @@ const MAX_QUESTIONS: usize = 64;
 /// Pause after `accept` failed: it fails again at once while descriptors are short.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// Status and text of the page with this path, exactly as it was asked for; `None` where there is none.
-pub type Page = Arc<dyn Fn(&str) -> Pin<Box<dyn Future<Output = Option<(u16, String)>> + Send>> + Send + Sync>;
+/// What a page answers.
+pub struct Answer {
+    status: u16,
+    text: String,
+    kind: &'static str,
+}
+
+/// The page with this path and query, exactly as they were asked for; `None` where there is none.
+pub type Page = Arc<dyn Fn(&str) -> Pin<Box<dyn Future<Output = Option<Answer>> + Send>> + Send + Sync>;
+
+impl Answer {
+    /// Words, or numbers.
+    pub fn text(status: u16, text: String) -> Self {
+        // Also what Prometheus wants of its text format.
+        Self { status, text, kind: "text/plain; version=0.0.4" }
+    }
+
+    /// One JSON object.
+    pub fn json(status: u16, text: String) -> Self {
+        Self { status, text, kind: "application/json" }
+    }
+}
 
 /// Answers on `listener` for as long as it is polled.
 pub async fn serve(listener: TcpListener, pages: Page) {
@@ -78,7 +98,7 @@ where
 
 async fn answer(request: &Request<Incoming>, pages: &Page) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut response = told(405, "method-not-allowed".to_owned());
+        let mut response = told(Answer::text(405, "method-not-allowed".to_owned()));
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
@@ -86,19 +106,16 @@ async fn answer(request: &Request<Incoming>, pages: &Page) -> Response<Full<Byte
     let target = request.uri();
     let path = target.path_and_query().map(PathAndQuery::as_str);
     let Some(path) = path.filter(|_| target.scheme().is_none() && target.authority().is_none()) else {
-        return told(400, "bad-request".to_owned());
+        return told(Answer::text(400, "bad-request".to_owned()));
     };
-    match pages(path).await {
-        Some((status, text)) => told(status, text),
-        None => told(404, "not-found".to_owned()),
-    }
+    told(pages(path).await.unwrap_or_else(|| Answer::text(404, "not-found".to_owned())))
 }
 
-fn told(status: u16, text: String) -> Response<Full<Bytes>> {
+fn told(answer: Answer) -> Response<Full<Bytes>> {
+    let Answer { status, text, kind } = answer;
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    // Also what Prometheus wants of its text format.
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

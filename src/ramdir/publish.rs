@@ -62,6 +62,10 @@ const NAME_BYTES: usize = 16;
 /// Most bytes of a receipt that are read: 256 files of 512 bytes of path have 200 KiB.
 const MAX_RECEIPT: u64 = 512 * 1024;
 
+/// How often the receipt is looked for where sets replace each other: two publications in the
+/// microseconds of one read do not happen.
+const RECEIPT_TRIES: u32 = 3;
+
 /// How often a held lock is tried, and how long between tries: a second together. A publication
 /// takes milliseconds; who holds it longer hangs.
 const LOCK_TRIES: u32 = 20;
@@ -150,13 +154,20 @@ impl RamDir {
     pub fn receipt(&self) -> Result<Option<Vec<u8>>, Error> {
         // Asking must not make our own directory.
         let Some(data) = self.data.get() else { return Ok(None) };
-        let Some(current) = self.current()? else { return Ok(None) };
-        let Ok(standing) = set::open_dir(data, &current) else { return Ok(None) };
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let Ok(file) = rustix::fs::openat(&standing, RECEIPT, flags, Mode::empty()) else { return Ok(None) };
-        let mut bytes = Vec::new();
-        let read = std::fs::File::from(file).take(MAX_RECEIPT).read_to_end(&mut bytes);
-        Ok(read.is_ok().then_some(bytes))
+        let mut before = None;
+        for _ in 0..RECEIPT_TRIES {
+            let current = self.current()?;
+            // One that was replaced while it was opened is gone, and another one stands.
+            if current.is_none() || current == before {
+                return Ok(None);
+            }
+            let read = current.as_deref().and_then(|name| read_receipt(data, name));
+            if read.is_some() {
+                return Ok(read);
+            }
+            before = current;
+        }
+        Ok(None)
     }
 
     /// Which set is current, if one is.
@@ -253,6 +264,16 @@ impl RamDir {
             Standing::Shared => self.path.join(PRIVATE),
         }
     }
+}
+
+/// What stands as the receipt in one set. `None` where there is no such file, or no such set any more.
+fn read_receipt(data: &OwnedFd, set: &str) -> Option<Vec<u8>> {
+    let standing = set::open_dir(data, set).ok()?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = rustix::fs::openat(&standing, RECEIPT, flags, Mode::empty()).ok()?;
+    let mut bytes = Vec::new();
+    std::fs::File::from(file).take(MAX_RECEIPT).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// Locks a directory until the descriptor is dropped, or the process dies.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::sidecar::{Roads, Signals, begun, drain, listen, page, raise_descriptors, until_over};
-use super::{Ended, boot, confine};
+use super::sidecar::{Roads, Signals, begun, drain, listen, raise_descriptors, until_over};
+use super::{Ended, boot, confine, pages};
 use crate::access::Deadline;
 use crate::config::Role;
 use crate::finding::{Class, Finding, Who};
@@ -69,7 +69,7 @@ async fn issuer(
         if port.allow.is_some() {
             return Err(readers());
         }
-        tokio::spawn(plain::serve(listen("metrics.listen", port.listen)?, page(&metrics)));
+        tokio::spawn(plain::serve(listen("metrics.listen", port.listen)?, pages::numbers(&metrics)));
     }
     let deadline = Deadline::since(started, config.deadline);
     let (seccomp, landlock) = confine::confine(ports, booted, calls);

@@ -7,6 +7,7 @@ mod evidence;
 mod get;
 mod init;
 mod issuer;
+mod pages;
 mod report;
 mod sidecar;
 

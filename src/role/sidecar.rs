@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::boot::{Booted, ByRoad};
+use super::pages::{self, Delivered};
 use super::{Ended, boot, confine};
 use crate::access::Deadline;
 use crate::clock::Clock;
@@ -184,11 +185,11 @@ async fn sidecar(
     };
 
     let deadline = Deadline::since(started, config.deadline);
-    let directory = secrets::preflight(config, ports)?;
+    let directory = secrets::preflight(config, ports)?.map(Arc::new);
     let (seccomp, landlock) = confine::confine(ports, booted, calls);
     metrics.sandboxed(seccomp, landlock);
     let prepared = tokio::select! {
-        prepared = prepare(ports, booted, directory.as_ref(), deadline) => prepared,
+        prepared = prepare(ports, booted, directory.as_deref(), deadline) => prepared,
         _ = signals.end.recv() => return Ok("ended before it served".to_owned()),
     };
     let road = prepared?;
@@ -219,7 +220,7 @@ async fn sidecar(
     // They may be read to the very end: a drain is worth watching.
     let (_to_the_end, end) = watch::channel(Phase::Serving);
     if let Some((listen, held)) = reading {
-        opening.readers(listen, held, config.roles.inbound.len(), end)?;
+        opening.readers(listen, held, config.roles.inbound.len(), end, directory.clone())?;
     }
     for (place, (inbound, held)) in config.roles.inbound.iter().zip(sockets).enumerate() {
         opening.callers(inbound, held, place, phases.clone(), pages)?;
@@ -314,16 +315,19 @@ impl Opening {
         Ok(())
     }
 
-    /// Lets readers of the metrics in.
+    /// Lets readers of the metrics, and of the receipt, in.
     fn readers(
         &self,
         address: std::net::SocketAddr,
         held: Held,
         place: usize,
         phase: watch::Receiver<Phase>,
+        directory: Option<Arc<RamDir>>,
     ) -> Result<(), Finding> {
         let socket = held.listen().map_err(|error| cannot_listen("metrics.listen", address, &error))?;
-        self.open(socket, address, Behind::Pages(page(&self.metrics)), place, phase, self.metrics.port());
+        let delivered = Delivered { directory, epochs: self.epochs.clone(), clock: self.clock.clone() };
+        let pages = pages::for_readers(&self.metrics, delivered);
+        self.open(socket, address, Behind::Pages(pages), place, phase, self.metrics.port());
         Ok(())
     }
 
@@ -375,11 +379,11 @@ async fn keep_secrets(
     let health = Health::idle(&ports.clock);
     let asked = listen("health.listen", config.roles.health())?;
     tokio::spawn(health::serve(asked, Arc::clone(&health), probes::of(&[])));
-    let directory = secrets::preflight(config, ports)?;
+    let directory = secrets::preflight(config, ports)?.map(Arc::new);
     confine::confine(ports, booted, calls);
     let deadline = Deadline::since(started, config.deadline);
     tokio::select! {
-        prepared = prepare(ports, booted, directory.as_ref(), deadline) => drop(prepared?),
+        prepared = prepare(ports, booted, directory.as_deref(), deadline) => drop(prepared?),
         _ = signals.end.recv() => return Ok("ended before it served".to_owned()),
     }
     health.listening();
@@ -432,7 +436,7 @@ async fn prepare(
 }
 
 /// Proves the secrets' directory again and again, and keeps the set fresh.
-async fn tend(ports: Ports, booted: Arc<Booted>, directory: RamDir, health: Arc<Health>) {
+async fn tend(ports: Ports, booted: Arc<Booted>, directory: Arc<RamDir>, health: Arc<Health>) {
     let refresh = booted.config.secrets.refresh;
     let mut due = refresh.map(|every| Instant::now() + every);
     loop {
@@ -556,16 +560,8 @@ fn metrics_port(
         let held = socket::hold(address).map_err(|error| cannot_listen("metrics.listen", address, &error))?;
         return Ok(Some((address, held)));
     }
-    tokio::spawn(plain::serve(listen("metrics.listen", address)?, page(metrics)));
+    tokio::spawn(plain::serve(listen("metrics.listen", address)?, pages::in_plain(metrics)));
     Ok(None)
-}
-
-pub(super) fn page(metrics: &Arc<Metrics>) -> plain::Page {
-    let metrics = Arc::clone(metrics);
-    Arc::new(move |path: &str| {
-        let text = (path == "/metrics").then(|| (200, metrics.text()));
-        Box::pin(std::future::ready(text))
-    })
 }
 
 /// As many open files as the container may have. Returns how many.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Format, Gate, SecretFile};
 use crate::finding::{Class, Finding};
+use crate::formats::delivery::Delivery;
 use crate::ports::Ports;
 use crate::ramdir::{Entry, Needs, RamDir};
 
@@ -60,6 +61,17 @@ fn never_lower(config: &Config, directory: &RamDir) -> Result<(), Finding> {
     Err(Finding::new(Class::Config, saw)
         .why("a serial never goes down: an older configuration has been put in a newer one's place")
         .next("raise `serial` in the configuration above the one that was published, and deliver it again"))
+}
+
+/// What the receipt says of the set that stands; `None` where none does. The directory is proven again first.
+pub fn standing(directory: &RamDir) -> Result<Option<Delivery>, Finding> {
+    directory.recheck().map_err(|error| error.finding())?;
+    let Some(receipt) = directory.receipt().map_err(|error| error.finding())? else { return Ok(None) };
+    Delivery::parse(&receipt).map(Some).map_err(|error| {
+        Finding::new(Class::Destination, format!("beside the published files the receipt {error}"))
+            .why("it is not as countersign writes it: something else in the pod wrote to the directory")
+            .next("mount the `emptyDir` of `[secrets].directory` read-only into every other container")
+    })
 }
 
 /// Opens the gates, fetches, checks and publishes the whole set, or nothing.

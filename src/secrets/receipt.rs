@@ -56,7 +56,24 @@ pub(super) fn serial(receipt: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
+    use crate::config::{self, Via};
+    use crate::formats::delivery::Delivery;
+    use crate::secret::Secret;
+
+    #[test]
+    fn a_receipt_is_read_as_it_was_written() {
+        let config = config::parse(
+            "version = 1\nserial = 7\n[secrets]\ndirectory = \"/run/s\"\n[[secrets.file]]\npath = \"db/password\"\n\
+             from = \"kbs:///payments/db/password\"\nmode = \"0400\"\n",
+        );
+        let value = Value { bytes: Secret::new(b"hush".to_vec()), origin: "kbs:///payments/db/password".to_owned() };
+        let read = Delivery::parse(&write(&config.unwrap(), &[value], "cdh", 60)).unwrap();
+        assert_eq!((read.written, read.via, read.serial), (60, Via::Cdh, 7));
+        assert_eq!(read.countersign, env!("CARGO_PKG_VERSION"));
+        let [file] = &read.files[..] else { panic!("one file") };
+        assert_eq!((file.path.as_str(), file.mode), ("db/password", 0o400));
+        assert_eq!(file.from, "kbs:///payments/db/password");
+    }
 
     #[test]
     fn a_receipt_says_its_serial_to_a_later_run() {

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::leaf::Leaf;
 use super::reports::Reports;
+use crate::formats::delivery::{Receipt, Signed};
 use crate::formats::ear::{EarToken, Status};
 use crate::formats::frames::{MAX_EVIDENCE, SIGNATURE};
 use crate::formats::jwk::EcPublicJwk;
@@ -101,9 +102,13 @@ impl Attested {
             // Why not is in the log.
             (true, Some(from)) => Some(from.make(statement.report_data()).await.map_err(|_| Unshown::NoReport)?),
         };
-        let signed = self.key.sign(&SystemRandom::new(), &statement.signing_input());
-        let signature = signed.ok().and_then(|signature| signature.as_ref().try_into().ok());
-        Ok(Proof { statement: statement.canonical(), signature: signature.ok_or(Unshown::NoSignature)?, report })
+        let signature = self.sign(&statement.signing_input()).ok_or(Unshown::NoSignature)?;
+        Ok(Proof { statement: statement.canonical(), signature, report })
+    }
+
+    /// Only what begins with words of our own: the same key signs handshakes and certificates.
+    fn sign(&self, input: &[u8]) -> Option<[u8; SIGNATURE]> {
+        self.key.sign(&SystemRandom::new(), input).ok()?.as_ref().try_into().ok()
     }
 }
 
@@ -139,6 +144,12 @@ impl Prover {
         report: bool,
     ) -> Result<Proof, Unshown> {
         self.attested.state(&Statement { purpose, leaf: self.leaf, nonce, exporter }, report).await
+    }
+
+    /// Signs a receipt, for whoever is a reader. `None` where there is no randomness to sign with.
+    pub fn receipt(&self, receipt: Receipt) -> Option<Signed> {
+        let signature = self.attested.sign(&receipt.signing_input())?;
+        Some(Signed { receipt, signature, ear: self.ear().to_owned() })
     }
 }
 
