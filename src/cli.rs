@@ -94,7 +94,7 @@ Examples:
   countersign evidence
   countersign evidence --report-data 00ff --format json | kubectl countersign verify - --report-data 00ff --init-data initdata.toml")]
     Evidence(Evidence),
-    /// Judge evidence, a token, a certificate or a live sidecar
+    /// Judge evidence, a token, a certificate, a receipt or a live sidecar
     #[command(after_help = "\
 Exit 0 takes an expectation: what ties it to this moment or key, and what must run there. Without it the
 verdict is `genuine, not appraised` (85). Not as expected: 86. Not genuine: 79. Not known: 87.
@@ -103,7 +103,9 @@ Examples:
   countersign verify evidence.json --nonce \"$NONCE\" --key tee-pubkey.jwk --init-data initdata.toml
   countersign verify report.bin --kds https://kdsintf.amd.com --report-data 1f2e --measurement 91eb… --require crl
   countersign verify quote.bin --collateral collateral.json --report-data 1f2e… --measurement 91eb… --json
-  countersign verify https://api.payments.svc:8443 --roots mesh.pem --expect spiffe://example.org/ns/payments/sa/api")]
+  countersign verify https://api.payments.svc:8443 --roots mesh.pem --expect spiffe://example.org/ns/payments/sa/api
+  countersign verify https://api.payments.svc:15822/receipt --policy verify.toml
+  countersign verify receipt.json --policy verify.toml --nonce \"$NONCE\" --json")]
     Verify(Box<Verify>),
     /// Carry bytes to a sidecar that has proven itself, from a machine that is no TEE
     #[command(after_help = "\
@@ -237,7 +239,7 @@ Examples:
   kubectl countersign policies emit --tier-file tiers/gpu.toml > policies/inject-gpu.yaml"
     )]
     Policies(Policies),
-    /// Judge evidence, a token, a certificate or a live sidecar
+    /// Judge evidence, a token, a certificate, a receipt or a live sidecar
     #[command(after_help = "\
 Exit 0 takes an expectation: what ties it to this moment or key, and what must run there. Without it the
 verdict is `genuine, not appraised` (85). Not as expected: 86. Not genuine: 79. Not known: 87.
@@ -246,7 +248,9 @@ Examples:
   kubectl countersign verify evidence.json --nonce \"$NONCE\" --key tee-pubkey.jwk --init-data initdata.toml
   kubectl countersign verify report.bin --kds https://kdsintf.amd.com --report-data 1f2e --measurement 91eb… --require crl
   kubectl countersign verify quote.bin --collateral collateral.json --report-data 1f2e… --measurement 91eb… --json
-  kubectl countersign verify https://api.payments.svc:8443 --roots mesh.pem --expect spiffe://example.org/ns/payments/sa/api")]
+  kubectl countersign verify https://api.payments.svc:8443 --roots mesh.pem --expect spiffe://example.org/ns/payments/sa/api
+  kubectl countersign verify https://api.payments.svc:15822/receipt --policy verify.toml
+  kubectl countersign verify receipt.json --policy verify.toml --nonce \"$NONCE\" --json")]
     Verify(Box<Verify>),
     /// Carry bytes to a sidecar that has proven itself, from a machine that is no TEE
     #[command(after_help = "\

@@ -7,16 +7,19 @@
 #[allow(dead_code)] // Shared by several test programs.
 mod scene;
 
+#[path = "peers/laptop.rs"]
+#[allow(dead_code)] // Shared by several test programs.
+mod laptop;
+
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use countersign_testbed::eventually;
 use countersign_testbed::mesh::{self, echo};
 use countersign_testbed::pki::Ca;
-use countersign_testbed::world::{Run, Started};
+use laptop::{Laptop, NEAR, check};
 use scene::{API, API_HEALTH, ASK, IN, Scene, WEB};
 use serde_json::{Value, json};
 
@@ -33,98 +36,6 @@ countersign_testbed::main! {
     a_peer_that_demands_evidence_of_a_laptop_is_told_as_such [GuestPort, Namespaces, Memory],
     nothing_is_listened_on_before_the_policy_is_read [GuestPort, Namespaces, Memory],
     a_tunnel_is_loopback_only [Namespaces],
-}
-
-/// Where the laptop's app dials.
-const NEAR: &str = "127.0.0.1:15999";
-
-/// A directory with everything that a laptop has.
-struct Laptop<'s> {
-    scene: &'s Scene,
-    directory: PathBuf,
-}
-
-impl<'s> Laptop<'s> {
-    /// Shows the certificate of a member `WEB`, and holds `api` to its pins.
-    fn new(scene: &'s Scene, name: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("countersign-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        let laptop = Self { scene, directory };
-        laptop.is(&scene.mesh);
-        laptop.file("roots.pem", scene.mesh.pem());
-        laptop.file("token-ca.pem", &scene.kbs.token_root());
-        laptop.file("pins.json", &scene.pins(1, |_| {}));
-        laptop.policy(|_| {});
-        laptop
-    }
-
-    fn file(&self, name: &str, text: &str) -> String {
-        let path = self.directory.join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-
-    /// A certificate of `ca`.
-    fn is(&self, ca: &Ca) {
-        let member = ca.member(WEB);
-        self.file("cert.pem", member.pem());
-        self.file("key.pem", &member.key_pem());
-    }
-
-    fn policy(&self, change: impl FnOnce(&mut Value)) {
-        let mut policy = json!({
-            "expect": API, "roots": "roots.pem", "token_roots": "token-ca.pem", "pins": "pins.json", "max_age": "1h",
-            "cert": "cert.pem", "cert_key": "key.pem",
-        });
-        change(&mut policy);
-        let lines = policy.as_object().unwrap().iter().filter(|(_, value)| !value.is_null());
-        let lines: Vec<_> = lines.map(|(key, value)| format!("{key} = {value}")).collect();
-        self.file("verify.toml", &lines.join("\n"));
-    }
-
-    fn policy_file(&self) -> String {
-        self.directory.join("verify.toml").display().to_string()
-    }
-
-    fn verify(&self) -> Run {
-        let (url, policy) = (format!("https://{IN}"), self.policy_file());
-        self.scene.world.countersign(&["verify", &url, "--policy", &policy, "--json"]).run()
-    }
-
-    fn connect(&self, more: &[&str]) -> Run {
-        let policy = self.policy_file();
-        self.scene.world.countersign(&[&["connect", IN, "--policy", &policy][..], more].concat()).run()
-    }
-
-    fn tunnel(&self, at: &str) -> Started<'s> {
-        let policy = self.policy_file();
-        let connect = self.scene.world.countersign(&["connect", IN, "--policy", &policy, "--listen", at]);
-        let started = connect.time_limit(Duration::from_secs(90)).start();
-        eventually("the tunnel is open", || {
-            assert!(started.is_running(), "it ended: {}", started.said());
-            started.said().contains("has proven itself")
-        });
-        started
-    }
-
-    /// Whether anybody listens where the laptop's app dials.
-    fn is_open(&self) -> bool {
-        self.scene.world.connect(NEAR).is_ok()
-    }
-}
-
-impl Drop for Laptop<'_> {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
-/// The check with this id.
-fn check(run: &Run, id: &str) -> String {
-    let said: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|_| panic!("{}", run.output()));
-    let checks = said["checks"].as_array().unwrap();
-    let found = checks.iter().find(|check| check["id"] == id).unwrap_or_else(|| panic!("no {id}: {said:#}"));
-    found["state"].as_str().unwrap().to_owned()
 }
 
 fn a_live_sidecar_proves_itself_to_verify() {

@@ -1,5 +1,5 @@
 //! `GET /receipt`: what was delivered to a pod, signed by the attested key. From a real sidecar in a simulated
-//! TEE, to whoever may read it.
+//! TEE, to whoever may read it; and what `verify` makes of it, and of everything that is none.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -7,29 +7,56 @@
 #[allow(dead_code)] // Shared by several test programs.
 mod scene;
 
+#[path = "peers/laptop.rs"]
+#[allow(dead_code)] // Shared by several test programs.
+mod laptop;
+
 #[path = "sidecar/rig.rs"]
 #[allow(dead_code)] // Shared by several test programs.
 mod rig;
 
 use std::path::PathBuf;
+use std::sync::{Mutex, OnceLock};
 
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign::formats::delivery::Signed;
+use countersign_testbed::http::Act;
 use countersign_testbed::mesh::{self, Peer, Reply, echo};
 use countersign_testbed::pki::{Ca, Identity};
-use countersign_testbed::world::Started;
+use countersign_testbed::tee::hex;
+use countersign_testbed::world::{Run, Started};
+use countersign_testbed::{Signal, eventually};
+use laptop::{Laptop, check};
 use rig::{METRICS, Rig, Said};
 use scene::{API, API_HEALTH, API_METRICS, IN, Pod, Scene, WEB};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 countersign_testbed::main! {
+    what_was_delivered_is_asked_for_and_verified [GuestPort, Namespaces, Memory],
     a_receipt_answers_the_nonce_that_was_sent [GuestPort, Namespaces, Memory],
     a_malformed_nonce_is_refused [GuestPort, Namespaces, Memory],
     whoever_is_no_reader_gets_no_receipt [GuestPort, Namespaces, Memory],
     a_receipt_is_never_given_in_plain [GuestPort, Namespaces],
+    a_renewal_gives_the_receipt_new_evidence [GuestPort, Namespaces, Memory],
+    where_nothing_was_delivered_there_is_no_receipt [GuestPort, Namespaces, Memory],
     a_guest_without_an_attested_key_has_no_receipt [GuestPort, Namespaces],
     a_receipt_that_somebody_rewrote_is_not_signed [GuestPort, Namespaces, Memory],
+    a_receipt_that_was_kept_is_verified_from_a_file_and_from_standard_input [GuestPort, Namespaces, Memory],
+    a_receipt_signed_by_another_key_is_not_believed [GuestPort, Namespaces, Memory],
+    an_altered_receipt_is_not_believed [GuestPort, Namespaces, Memory],
+    a_receipt_with_the_evidence_of_a_stranger_is_not_believed [GuestPort, Namespaces, Memory],
+    a_receipt_that_is_too_old_is_not_believed [GuestPort, Namespaces, Memory],
+    a_receipt_of_a_guest_that_is_not_pinned_is_not_believed [GuestPort, Namespaces, Memory],
+    a_receipt_of_another_identity_is_not_the_expected_one [GuestPort, Namespaces, Memory],
+    a_receipt_for_another_nonce_is_not_believed [GuestPort, Namespaces, Memory],
+    a_receipt_that_is_not_canonical_is_not_read [GuestPort, Namespaces, Memory],
+    ten_mebibytes_are_no_receipt [GuestPort, Namespaces, Memory],
+    a_receipt_without_a_signature_is_told_as_such [GuestPort, Namespaces, Memory],
+    a_receipt_is_held_to_no_half_of_what_it_takes [GuestPort, Namespaces, Memory],
+    a_receipt_that_another_passes_on_is_not_believed [GuestPort, Namespaces, Memory],
 }
 
 const OTHER: &str = "spiffe://example.org/ns/other/sa/app";
@@ -42,6 +69,7 @@ struct Stage {
     scene: Scene,
     pod: Pod,
     secrets: PathBuf,
+    pins: String,
 }
 
 impl Stage {
@@ -70,12 +98,19 @@ impl Stage {
                  [[inbound]]\nlisten = \"{IN}\"\napp = \"127.0.0.1:8080\"\nallow = [\"{WEB}\", \"{OTHER}\"]\n"
             ),
         );
+        let pins = scene.pins(1, |peers| peers[API]["init_data"] = json!([hex(&document.digest())]));
         let pod = scene.pod(document, API_HEALTH);
-        Self { scene, pod, secrets }
+        Self { scene, pod, secrets, pins }
     }
 
     fn start(&self) -> Started<'_> {
         self.scene.start(&self.pod)
+    }
+
+    fn laptop(&self, name: &str) -> Laptop<'_> {
+        let laptop = Laptop::new(&self.scene, name);
+        laptop.file("pins.json", &self.pins);
+        laptop
     }
 
     fn ask(&self, identity: Option<&Identity>, path: &str) -> std::io::Result<Reply> {
@@ -103,6 +138,75 @@ fn refusal(reply: &Reply) -> (u16, String) {
 
 fn text(nonce: [u8; 32]) -> String {
     URL_SAFE_NO_PAD.encode(nonce)
+}
+
+/// The same receipt, signed by somebody else.
+fn forged(signed: &Signed) -> Signed {
+    let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let signature = key.sign(&SystemRandom::new(), &signed.receipt.signing_input()).unwrap();
+    Signed { signature: signature.as_ref().try_into().unwrap(), ..signed.clone() }
+}
+
+/// A receipt in a file is refused with this code, by this check.
+fn refused(laptop: &Laptop<'_>, receipt: &str, more: &[&str], code: i32, id: &str) -> Run {
+    let file = laptop.file("receipt.json", receipt);
+    let run = laptop.verify_that(&file, more).expect_code(code);
+    assert_eq!(check(&run, id), "failed", "{}", run.output());
+    let said: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(said["fields"], json!([]), "nothing of it is repeated");
+    assert!(!said["finding"]["next"].as_str().unwrap().is_empty());
+    run
+}
+
+fn what_was_delivered_is_asked_for_and_verified() {
+    let stage = Stage::new();
+    let sidecar = stage.start();
+    let laptop = stage.laptop("receipt");
+    let url = format!("https://{API_METRICS}/receipt");
+    let run = laptop.verify_that(&url, &[]).expect_code(0);
+    for id in [
+        "certificate.chain",
+        "expect.identity",
+        "peer.evidence",
+        "peer.session",
+        "receipt.session",
+        "receipt.evidence",
+        "receipt.signature",
+        "receipt.identity",
+        "receipt.nonce",
+        "receipt.time",
+    ] {
+        assert_eq!(check(&run, id), "held", "{id}: {}", run.output());
+    }
+    // What it does not show is said with it.
+    for id in ["receipt.values", "receipt.use", "receipt.files"] {
+        assert_eq!(check(&run, id), "not-checked", "{id}: {}", run.output());
+    }
+    let said: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!((&said["kind"], &said["verdict"]), (&json!("receipt"), &json!("appraised")));
+    let field = |name: &str| {
+        let fields = said["fields"].as_array().unwrap();
+        fields.iter().find(|field| field["name"] == name).unwrap_or_else(|| panic!("no {name}: {said:#}")).clone()
+    };
+    assert_eq!(field("file")["value"], "db/password");
+    assert_eq!(field("file")["says"], "mode 0400, from kbs:///payments/db/password");
+    let values = ["provenance", "via", "serial"].map(|name| field(name)["value"].as_str().unwrap().to_owned());
+    assert_eq!(values, ["measured", "configfs-tsm", "7"]);
+    for name in ["written", "signed", "iat"] {
+        assert!(field(name)["value"].as_str().unwrap().ends_with('Z'), "{name}");
+    }
+    assert!(!run.output().contains(SECRET) && !run.output().contains("eyJ"), "{}", run.output());
+    // For people, and by the other binary's words: the same.
+    let policy = laptop.policy_file();
+    let run = stage.scene.world.countersign(&["verify", &url, "--policy", &policy]).run().expect_code(0);
+    assert!(run.stdout.contains("db/password") && run.stdout.contains("not checked"), "{}", run.stdout);
+    let said = sidecar.said();
+    assert!(!said.contains("eyJ") && !said.contains(SECRET), "{said}");
+    // A certificate that its list does not have is told nothing.
+    let member = stage.scene.mesh.member(OTHER);
+    laptop.file("cert.pem", member.pem());
+    laptop.file("key.pem", &member.key_pem());
+    laptop.verify_that(&url, &[]).expect_code(69);
 }
 
 fn a_receipt_answers_the_nonce_that_was_sent() {
@@ -173,6 +277,34 @@ fn a_receipt_is_never_given_in_plain() {
     assert!(rig.metric("countersign_handshakes_total{inbound=\"[::]:8443\",result=\"accepted\"}").is_some());
 }
 
+fn a_renewal_gives_the_receipt_new_evidence() {
+    let stage = Stage::new();
+    let sidecar = stage.start();
+    let laptop = stage.laptop("receipt-renewal");
+    let before = stage.receipt();
+    // Asked for too soon after another it is not heard, so it is asked for until it is.
+    eventually("the receipt has other evidence", || {
+        sidecar.signal(Signal::HUP).unwrap();
+        stage.receipt().ear != before.ear
+    });
+    let after = stage.receipt();
+    assert_eq!(before.receipt.delivered, after.receipt.delivered, "the set was left");
+    // Both were true when they were signed.
+    for signed in [before, after] {
+        let file = laptop.file("receipt.json", &signed.text());
+        laptop.verify_that(&file, &[]).expect_code(0);
+    }
+    laptop.verify_that(&format!("https://{API_METRICS}/receipt"), &[]).expect_code(0);
+}
+
+fn where_nothing_was_delivered_there_is_no_receipt() {
+    let stage = Stage::with(&format!("[metrics]\nlisten = \"{API_METRICS}\"\nallow = [\"{WEB}\"]\n"), false);
+    let _sidecar = stage.start();
+    assert_eq!(refusal(&stage.get("/receipt")), (404, "nothing-delivered".to_owned()));
+    let run = stage.laptop("receipt-none").verify_that(&format!("https://{API_METRICS}/receipt"), &[]).expect_code(86);
+    assert!(run.stderr.contains("nothing has been delivered"), "{}", run.output());
+}
+
 fn a_guest_without_an_attested_key_has_no_receipt() {
     let metrics = "listen = \"[::]:15822\"\nallow = [\"spiffe://example.org/ns/monitoring/sa/prometheus\"]";
     let rig = Rig::new(&Said { metrics, ..Said::default() });
@@ -191,4 +323,205 @@ fn a_receipt_that_somebody_rewrote_is_not_signed() {
     let write = format!("f=$(readlink -f {}); chmod u+w $f && printf '{{\"serial\":7}}' > $f", published.display());
     stage.scene.world.run("/bin/sh", &["-c", &write]).run().expect_code(0);
     assert_eq!(refusal(&stage.get("/receipt")), (503, "destination-unsafe".to_owned()));
+}
+
+fn a_receipt_that_was_kept_is_verified_from_a_file_and_from_standard_input() {
+    let stage = Stage::new();
+    let _sidecar = stage.start();
+    let laptop = stage.laptop("receipt-kept");
+    let kept = stage.get(&format!("/receipt?nonce={}", text([7; 32]))).body;
+    let file = laptop.file("receipt.json", &kept);
+    let run = laptop.verify_that(&file, &["--nonce", &text([7; 32])]).expect_code(0);
+    assert_eq!(check(&run, "receipt.nonce"), "held");
+    assert_eq!(check(&run, "certificate.chain"), "not-checked");
+    let run = laptop.verify_that(&file, &[]).expect_code(0);
+    assert_eq!(check(&run, "receipt.nonce"), "not-checked", "{}", run.output());
+    // Whoever calls nobody needs no certificate.
+    laptop.policy(|policy| {
+        for key in ["cert", "cert_key", "roots"] {
+            policy[key] = Value::Null;
+        }
+    });
+    let policy = laptop.policy_file();
+    let verify = stage.scene.world.countersign(&["verify", "-", "--policy", &policy, "--json"]);
+    let run = verify.stdin(kept.clone()).run().expect_code(0);
+    assert_eq!(check(&run, "receipt.signature"), "held");
+    // And who calls does.
+    let run = laptop.verify_that(&format!("https://{API_METRICS}/receipt"), &[]).expect_code(64);
+    assert!(run.stderr.contains("--cert"), "{}", run.output());
+}
+
+fn a_receipt_signed_by_another_key_is_not_believed() {
+    let stage = Stage::new();
+    let _sidecar = stage.start();
+    let laptop = stage.laptop("receipt-forged");
+    refused(&laptop, &forged(&stage.receipt()).text(), &[], 79, "receipt.signature");
+}
+
+fn an_altered_receipt_is_not_believed() {
+    let stage = Stage::new();
+    let _sidecar = stage.start();
+    let laptop = stage.laptop("receipt-altered");
+    let mut signed = stage.receipt();
+    signed.receipt.delivered.serial += 1;
+    refused(&laptop, &signed.text(), &[], 79, "receipt.signature");
+}
+
+fn a_receipt_with_the_evidence_of_a_stranger_is_not_believed() {
+    let stage = Stage::new();
+    let _sidecar = stage.start();
+    let laptop = stage.laptop("receipt-stranger");
+    let kept = stage.receipt().text();
+    laptop.file("token-ca.pem", Ca::new("others").pem());
+    refused(&laptop, &kept, &[], 79, "receipt.evidence");
+}
+
+fn a_receipt_that_is_too_old_is_not_believed() {
+    let stage = Stage::new();
+    let _sidecar = stage.start();
+    let laptop = stage.laptop("receipt-old");
+    let signed = stage.receipt();
+    let at = |seconds: u64| (signed.receipt.signed + seconds).to_string();
+    let run = refused(&laptop, &signed.text(), &["--at", &at(3700)], 79, "receipt.evidence");
+    assert!(run.stdout.contains("too old"), "{}", run.output());
+    // As of then it was good.
+    let file = laptop.file("receipt.json", &signed.text());
+    laptop.verify_that(&file, &["--at", &at(3000)]).expect_code(0);
+}
+
+fn a_receipt_of_a_guest_that_is_not_pinned_is_not_believed() {
+    let stage = Stage::new();
+    let _sidecar = stage.start();
+    let laptop = stage.laptop("receipt-pins");
+    let kept = stage.receipt().text();
+    laptop.file("pins.json", &stage.scene.pins(1, |peers| peers[API]["init_data"] = json!(["dd".repeat(48)])));
+    refused(&laptop, &kept, &[], 86, "receipt.evidence");
+    laptop.file("pins.json", &stage.scene.pins(1, |peers| drop(peers.as_object_mut().unwrap().remove(API))));
+    refused(&laptop, &kept, &[], 79, "receipt.evidence");
+}
+
+fn a_receipt_of_another_identity_is_not_the_expected_one() {
+    let stage = Stage::new();
+    let _sidecar = stage.start();
+    let laptop = stage.laptop("receipt-identity");
+    laptop.policy(|policy| policy["expect"] = json!(WEB));
+    refused(&laptop, &stage.receipt().text(), &[], 86, "receipt.identity");
+}
+
+fn a_receipt_for_another_nonce_is_not_believed() {
+    let stage = Stage::new();
+    let _sidecar = stage.start();
+    let laptop = stage.laptop("receipt-nonce");
+    let kept = stage.get(&format!("/receipt?nonce={}", text([7; 32]))).body;
+    refused(&laptop, &kept, &["--nonce", &text([8; 32])], 79, "receipt.nonce");
+    refused(&laptop, &stage.receipt().text(), &["--nonce", &text([8; 32])], 79, "receipt.nonce");
+    let file = laptop.file("receipt.json", &kept);
+    laptop.verify_that(&file, &["--nonce", "short"]).expect_code(64);
+}
+
+fn a_receipt_that_is_not_canonical_is_not_read() {
+    let stage = Stage::new();
+    let _sidecar = stage.start();
+    let laptop = stage.laptop("receipt-canonical");
+    let mut kept: Value = serde_json::from_str(&stage.receipt().text()).unwrap();
+    let canonical = URL_SAFE_NO_PAD.decode(kept["receipt"].as_str().unwrap()).unwrap();
+    let canonical = String::from_utf8(canonical).unwrap();
+    let mut not_read = |what: &str, receipt: String| {
+        kept["receipt"] = json!(URL_SAFE_NO_PAD.encode(receipt));
+        let file = laptop.file("receipt.json", &kept.to_string());
+        let run = laptop.verify_that(&file, &[]).expect_code(87);
+        assert!(run.stderr.contains("signed receipt"), "{what}: {}", run.output());
+    };
+    not_read("spaces", canonical.replacen(",\"id\"", ", \"id\"", 1));
+    not_read("a member twice", canonical.replacen("\"id\"", "\"v\":1,\"id\"", 1));
+    not_read("an unknown member", canonical.replacen("\"id\"", "\"sha256\":\"00\",\"id\"", 1));
+    not_read("another version", canonical.replacen("\"v\":1}", "\"v\":2}", 1));
+}
+
+fn ten_mebibytes_are_no_receipt() {
+    let stage = Stage::new();
+    let _sidecar = stage.start();
+    let laptop = stage.laptop("receipt-large");
+    let kept = stage.receipt().text();
+    let large = format!("{}{kept}", " ".repeat(10 * 1024 * 1024));
+    let file = laptop.file("receipt.json", &large);
+    laptop.verify_that(&file, &[]).expect_code(87);
+    let policy = laptop.policy_file();
+    let verify = stage.scene.world.countersign(&["verify", "-", "--policy", &policy]);
+    verify.stdin(large).run().expect_code(87);
+    // Below the bound of all that is shown, and above that of a receipt.
+    let file = laptop.file("receipt.json", &kept.replacen('{', &format!("{{{}", " ".repeat(2 * 1024 * 1024)), 1));
+    let run = laptop.verify_that(&file, &[]).expect_code(87);
+    assert!(run.stderr.contains("longer than a receipt"), "{}", run.output());
+}
+
+fn a_receipt_without_a_signature_is_told_as_such() {
+    let stage = Stage::new();
+    let _sidecar = stage.start();
+    let laptop = stage.laptop("receipt-bare");
+    let published = stage.scene.world.read(stage.secrets.join(".countersign-receipt.json")).unwrap();
+    laptop.policy(|policy| *policy = json!({}));
+    let file = laptop.file("receipt.json", &String::from_utf8(published).unwrap());
+    let run = laptop.verify_that(&file, &[]).expect_code(87);
+    assert!(run.stderr.contains("without a signature"), "{}", run.output());
+}
+
+fn a_receipt_is_held_to_no_half_of_what_it_takes() {
+    let stage = Stage::new();
+    let _sidecar = stage.start();
+    let laptop = stage.laptop("receipt-half");
+    let (file, url) = (laptop.file("receipt.json", &stage.receipt().text()), format!("https://{API_METRICS}/receipt"));
+    for key in ["expect", "token_roots", "pins", "max_age"] {
+        laptop.policy(|policy| policy[key] = Value::Null);
+        for shown in [&file, &url] {
+            let run = laptop.verify_that(shown, &[]).expect_code(64);
+            assert!(run.stderr.contains(&format!("--{}", key.replace('_', "-"))), "{key}: {}", run.output());
+        }
+    }
+    laptop.policy(|policy| *policy = json!({"expect": API}));
+    laptop.verify_that(&file, &[]).expect_code(64);
+    laptop.policy(|_| {});
+    // What only a report could show, and what a live one makes itself, is not passed over.
+    laptop.verify_that(&file, &["--vmpl", "1"]).expect_code(64);
+    laptop.verify_that(&file, &["--measurement", &"ab".repeat(48)]).expect_code(64);
+    laptop.verify_that(&url, &["--nonce", &text([7; 32])]).expect_code(64);
+    laptop.verify_that(&url, &["--at", "2026-11-26"]).expect_code(64);
+    for place in ["/receipt?nonce=x", "/receipt/", "/x/receipt", "/other"] {
+        laptop.verify_that(&format!("https://{API_METRICS}{place}"), &[]).expect_code(64);
+    }
+    laptop.verify_that(&url, &[]).expect_code(0);
+}
+
+/// What the app answers for its path `/receipt`: it was given by somebody else, or to somebody else.
+static PASSED_ON: OnceLock<Mutex<String>> = OnceLock::new();
+
+fn a_receipt_that_another_passes_on_is_not_believed() {
+    let stage = Stage::new();
+    let sidecar = stage.start();
+    let laptop = stage.laptop("receipt-passed");
+    let passed_on = PASSED_ON.get_or_init(Mutex::default);
+    let app = mesh::app(&stage.scene.world, "127.0.0.1:8080", |seen| {
+        let body = PASSED_ON.get_or_init(Mutex::default).lock().unwrap().clone();
+        assert!(seen.path.starts_with("/receipt?nonce="));
+        vec![Act::Send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes())]
+    });
+    let url = format!("https://{IN}/receipt");
+    let pass_on = |receipt: &str, code: i32, id: &str| {
+        receipt.clone_into(&mut passed_on.lock().unwrap());
+        let run = laptop.verify_that(&url, &[]).expect_code(code);
+        assert_eq!(check(&run, id), "failed", "{}", run.output());
+        assert_eq!(check(&run, "peer.session"), "held", "the connection is the guest's own: {}", run.output());
+    };
+    // Its own, and for somebody else's nonce: it may be an old one.
+    let before = stage.receipt();
+    pass_on(&before.text(), 79, "receipt.nonce");
+    // Of an earlier key, as of another pod of the same workload.
+    eventually("the receipt has other evidence", || {
+        sidecar.signal(Signal::HUP).unwrap();
+        stage.receipt().ear != before.ear
+    });
+    pass_on(&before.text(), 79, "receipt.session");
+    "{}".clone_into(&mut passed_on.lock().unwrap());
+    laptop.verify_that(&url, &[]).expect_code(87);
+    assert_eq!(app.count(), 3);
 }

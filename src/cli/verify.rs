@@ -8,8 +8,8 @@ use serde::Deserialize;
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// The evidence, token or certificate: a file, `-` for standard input, or https://HOST:PORT of a
-    /// live sidecar
+    /// The evidence, token, certificate or receipt: a file, `-` for standard input; https://HOST:PORT of a
+    /// live sidecar, or https://HOST:PORT/receipt for what was delivered to it
     #[arg(value_name = "FILE|URL|-")]
     pub shown: String,
     /// Expectations in a file (TOML, keys as the flags below with `_`)
@@ -57,7 +57,8 @@ pub struct Expectations {
     /// The report data: up to 64 bytes of hex, filled with zeros
     #[arg(long, value_name = "HEX")]
     pub report_data: Option<String>,
-    /// The KBS's nonce, as text. Hardware signs it together with --key
+    /// The KBS's nonce, as text. Hardware signs it together with --key. Of a receipt: the nonce that it was
+    /// asked for with
     #[arg(long, value_name = "TEXT")]
     pub nonce: Option<String>,
     /// The attested key (`tee-pubkey`): a file with a JWK
@@ -94,14 +95,14 @@ pub struct Expectations {
     /// What must have been checked: crl, tcb, chip-id. May be repeated
     #[arg(long, value_name = "CHECK")]
     pub require: Vec<String>,
-    /// The identity of a live sidecar or a certificate: spiffe://… (with --roots)
+    /// The identity of a live sidecar, a certificate (with --roots) or a receipt: spiffe://…
     #[arg(long, value_name = "IDENTITY")]
     pub expect: Option<String>,
     /// PEM: who is trusted, in place of AMD and Intel; of whom tokens, certificates and sidecars must be
     #[arg(long, value_name = "FILE")]
     pub roots: Option<PathBuf>,
     /// A live sidecar must prove itself: PEM of the attestation service's CA. With --pins, --max-age,
-    /// --cert and --cert-key
+    /// --cert and --cert-key; the last two not for a receipt in a file
     #[arg(long, value_name = "FILE")]
     pub token_roots: Option<PathBuf>,
     /// What its evidence must show: the mesh's pins (JSON)

@@ -11,6 +11,7 @@ use super::cert_table;
 use super::snp::{self, Report};
 use super::tdx::{self, Quote};
 use super::trustee::{self, SnpEvidence};
+use crate::formats::delivery::{self, Signed};
 use crate::formats::json::{self, Present};
 use crate::formats::x509::pem_certificates;
 
@@ -43,6 +44,8 @@ pub enum Shown {
     Token(String),
     /// Certificates, DER.
     Certificates(Vec<Vec<u8>>),
+    /// A signed receipt of what was delivered.
+    Receipt(Box<Signed>),
     /// Something of the field that this build knows by name and cannot judge.
     Other(Other),
 }
@@ -66,6 +69,8 @@ pub enum Other {
     Collateral,
     /// The claims of a token without the token.
     Claims,
+    /// A receipt as it lies beside the published files.
+    Receipt,
 }
 
 /// Why it is nothing that is known. Each message continues "the input …".
@@ -79,7 +84,7 @@ pub enum Error {
     TooLong,
     /// Nothing of the field.
     #[error(
-        "is nothing that this build knows: no report, quote, token or certificate, in binary, hex, base64, PEM or JSON"
+        "is nothing that this build knows: no report, quote, token, certificate or receipt, in binary, hex, base64, PEM or JSON"
     )]
     Unknown,
     /// PEM of something else.
@@ -94,6 +99,9 @@ pub enum Error {
     /// A table behind the report that is none.
     #[error("is an SEV-SNP report with something behind it that is no certificate table")]
     Table(#[source] cert_table::Error),
+    /// A receipt that is none.
+    #[error("is a signed receipt that cannot be read")]
+    Receipt(#[source] delivery::Error),
     /// A quote that is none.
     #[error("is a TDX quote that cannot be read")]
     Tdx(#[source] tdx::Error),
@@ -111,6 +119,7 @@ impl Other {
             Self::TdReport => "a TDREPORT, which only the machine that made it can check",
             Self::Collateral => "Intel's collateral, which belongs beside a quote (--collateral)",
             Self::Claims => "the claims of an attestation token without its signature",
+            Self::Receipt => "a receipt without a signature",
         }
     }
 }
@@ -217,6 +226,10 @@ struct Members {
     tcb_info: Present,
     submods: Present,
     svn: Present,
+    receipt: Present,
+    ear: Present,
+    provenance: Present,
+    files: Present,
     primary_evidence: Option<serde_json::Value>,
     #[serde(rename = "tee-evidence")]
     tee_evidence: Option<serde_json::Value>,
@@ -230,6 +243,9 @@ fn members(text: &str, outer: bool) -> Result<Shown, Error> {
     if outer && let Some(inner) = found.tee_evidence.as_ref().or(found.primary_evidence.as_ref()) {
         let inner = inner.get("primary_evidence").unwrap_or(inner);
         return members(&inner.to_string(), false);
+    }
+    if found.receipt.0 && found.ear.0 {
+        return Ok(Shown::Receipt(Box::new(Signed::parse(bytes).map_err(Error::Receipt)?)));
     }
     if found.attestation_report.0 {
         return Ok(Shown::Snp(Box::new(trustee::read_snp(bytes).map_err(Error::Evidence)?)));
@@ -253,6 +269,9 @@ fn members(text: &str, outer: bool) -> Result<Shown, Error> {
     }
     if found.submods.0 {
         return Ok(Shown::Other(Other::Claims));
+    }
+    if found.provenance.0 && found.files.0 {
+        return Ok(Shown::Other(Other::Receipt));
     }
     match found.token {
         // The KBS's answer, or the agent's, whose key beside it is left where it is.
@@ -351,6 +370,7 @@ mod tests {
             (r#"{"token":[1,2]}"#, Other::Cca),
             (r#"{"submods":{}}"#, Other::Claims),
             (r#"{"tcb_info":"{}"}"#, Other::Collateral),
+            (r#"{"v":1,"provenance":"measured","files":[]}"#, Other::Receipt),
         ] {
             assert_eq!(detect(text.as_bytes()), Ok(Shown::Other(other)), "{text}");
         }

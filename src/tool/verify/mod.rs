@@ -1,5 +1,5 @@
-//! `verify`: what somebody shows (evidence, a token, a certificate, a live sidecar), judged. In both
-//! binaries.
+//! `verify`: what somebody shows (evidence, a token, a certificate, a receipt, a live sidecar), judged. In
+//! both binaries.
 //!
 //! Exit 0 takes an explicit expectation. That a machine is genuine says nothing about whose it is.
 
@@ -8,6 +8,7 @@ mod fetch;
 mod hardware;
 pub(super) mod peer;
 mod proof;
+mod receipt;
 pub(super) mod server;
 mod time;
 mod token;
@@ -57,7 +58,10 @@ fn verify(ports: &Ports, arguments: &cli::Verify) -> Result<Output, Finding> {
                 "remove --at: what a live server shows is judged by the time it is",
             ));
         }
-        server::judge(url, &question)?
+        match url.strip_suffix(receipt::PATH) {
+            Some(place) => receipt::live(place, &question)?,
+            None => server::judge(url, &question)?,
+        }
     } else {
         judge(ports, arguments, &question)?
     };
@@ -76,16 +80,17 @@ fn judge(ports: &Ports, arguments: &cli::Verify, question: &Question<'_>) -> Res
         read(Path::new(&arguments.shown), shown::MAX_BYTES)?
     };
     let found = shown::detect(&bytes).map_err(|error| unknown(&error))?;
-    if !matches!(found, Shown::Certificates(_)) && question.wanted.identity.is_some() {
+    let signed = matches!(found, Shown::Receipt(_));
+    if !signed && !matches!(found, Shown::Certificates(_)) && question.wanted.identity.is_some() {
         return Err(usage(
             "--expect names an identity, and what is shown has none",
-            "remove --expect: it is for a certificate or the URL of a sidecar",
+            "remove --expect: it is for a certificate, a receipt or the URL of a sidecar",
         ));
     }
-    if question.wanted.proof.is_some() {
+    if !signed && question.wanted.proof.is_some() {
         return Err(usage(
             "what is shown cannot prove itself on a connection, and --token-roots and --pins ask for that",
-            "remove --token-roots, --pins, --max-age, --cert and --cert-key: they are for the URL of a sidecar",
+            "remove --token-roots, --pins, --max-age, --cert and --cert-key: they are for the URL of a sidecar, and for a receipt",
         ));
     }
     match found {
@@ -102,6 +107,7 @@ fn judge(ports: &Ports, arguments: &cli::Verify, question: &Question<'_>) -> Res
         Shown::Tdx { quote, raw } => hardware::tdx(&quote, &raw, (arguments.collateral.as_deref(), &pccs), question),
         Shown::Token(text) => token::judge(&text, question),
         Shown::Certificates(ders) => certificate::judge(&ders, question),
+        Shown::Receipt(signed) => receipt::shown(&signed, question),
         Shown::Other(other) => Err(not_judged(other)),
     }
 }
@@ -122,7 +128,7 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Finding> {
 fn unknown(error: &shown::Error) -> Finding {
     Finding::new(Class::Unknown, format!("the input {}", crate::finding::chain(error)))
         .why("what is not understood is not judged")
-        .next("give `countersign verify` a report, a quote, a token, certificates, or Trustee's JSON of evidence")
+        .next("give `countersign verify` a report, a quote, a token, certificates, a signed receipt, or Trustee's JSON of evidence")
 }
 
 fn not_judged(other: Other) -> Finding {
@@ -141,6 +147,9 @@ fn not_judged(other: Other) -> Finding {
         Other::Collateral => finding
             .why("it speaks of a platform, not of a guest")
             .next("give `countersign verify` the quote, with this file as --collateral"),
+        Other::Receipt => finding
+            .why("without a signature any container of the pod could have written it")
+            .next("ask the sidecar for the signed one: `countersign verify https://HOST:PORT/receipt`"),
         Other::Claims => finding
             .why("without its signature anybody could have written it")
             .next("give `countersign verify` the token itself, as the KBS or /aa/token answered it"),

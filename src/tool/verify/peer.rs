@@ -41,7 +41,7 @@ pub(super) fn judge(to: &HostPort, proof: &Proof, question: &Question<'_>) -> Re
     }
 }
 
-fn proven(peer: &VerifiedPeer, roots: bool, mut fields: Vec<Field>) -> Result<Verdict, Finding> {
+pub(super) fn proven(peer: &VerifiedPeer, roots: bool, mut fields: Vec<Field>) -> Result<Verdict, Finding> {
     // Whoever was let in has shown one: the door demands it. What it says was judged, and is only told here.
     let claims = peer.ear().and_then(|ear| EarToken::parse(ear).ok()?.claims_unverified().ok());
     let claims = claims.ok_or_else(|| Finding::new(Class::Bug, "a peer was let in without an attestation result"))?;
@@ -64,7 +64,7 @@ fn proven(peer: &VerifiedPeer, roots: bool, mut fields: Vec<Field>) -> Result<Ve
     Ok(Verdict { kind: "sidecar", what, word: Word::Appraised, finding: None, checks, fields })
 }
 
-fn refused(broken: &Broken, roots: bool) -> Result<Verdict, Finding> {
+pub(super) fn refused(broken: &Broken, roots: bool) -> Result<Verdict, Finding> {
     let Some((word, id)) = word(broken, roots) else { return Err(finding(broken)) };
     let finding = finding(broken);
     let checks = vec![Check::failed(id, finding.saw.clone())];

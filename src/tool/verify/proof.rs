@@ -10,7 +10,6 @@ use super::wanted::{MAX_KEY, usage};
 use crate::cli::Expectations;
 use crate::clock::Clock;
 use crate::config::grammar;
-use crate::config::spiffe::PeerPattern;
 use crate::finding::{Class, Finding};
 use crate::formats::ear::TrustAnchors;
 use crate::formats::pins::{self, Pins};
@@ -25,13 +24,13 @@ use crate::tls::trust::{Calls, Door, Trust};
 /// Seconds of `--max-age`: as of `peers.evidence.max_age`.
 const MAX_AGE: std::ops::RangeInclusive<u64> = 60..=24 * 3600;
 
-/// What is demanded, and shown. All of it, or nothing: half of it would be a weaker check.
+/// What is demanded, and shown. All that is demanded, or nothing: half of it would be a weaker check.
 pub(in crate::tool) struct Proof {
     token_roots: PathBuf,
     pins: PathBuf,
     max_age: Duration,
-    certificate: PathBuf,
-    key: PathBuf,
+    /// Certificate and key. None is shown where nobody is called: beside a receipt that was kept.
+    shown: Option<(PathBuf, PathBuf)>,
 }
 
 /// All of it, read.
@@ -45,10 +44,15 @@ impl Proof {
     /// `None` where nothing of it is said.
     pub(super) fn understand(said: &Expectations) -> Result<Option<Self>, Finding> {
         let Expectations { token_roots, pins, max_age, cert, cert_key, .. } = said;
-        let (token_roots, pins, max_age, certificate, key) = match (token_roots, pins, max_age, cert, cert_key) {
-            (None, None, None, None, None) => return Ok(None),
-            (Some(roots), Some(pins), Some(age), Some(cert), Some(key)) => (roots, pins, age, cert, key),
-            _ => return Err(half(said)),
+        let shown = match (cert, cert_key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+            _ => return Err(half(&missing(said))),
+        };
+        let (token_roots, pins, max_age) = match (token_roots, pins, max_age) {
+            (None, None, None) if shown.is_none() => return Ok(None),
+            (Some(roots), Some(pins), Some(age)) => (roots, pins, age),
+            _ => return Err(half(&missing(said))),
         };
         let max_age = grammar::duration(max_age).filter(|age| MAX_AGE.contains(&age.as_secs())).ok_or_else(|| {
             usage(
@@ -56,21 +60,14 @@ impl Proof {
                 "write --max-age as 1h, or as `[peers.evidence].max_age` has it",
             )
         })?;
-        let [token_roots, pins, certificate, key] = [token_roots, pins, certificate, key].map(Clone::clone);
-        Ok(Some(Self { token_roots, pins, max_age, certificate, key }))
+        let [token_roots, pins] = [token_roots, pins].map(Clone::clone);
+        Ok(Some(Self { token_roots, pins, max_age, shown }))
     }
 
     /// Reads the files. `alpn` is what is offered.
     pub(in crate::tool) fn call(&self, wanted: &Wanted, clock: &Clock, alpn: &[&[u8]]) -> Result<Call, Finding> {
-        let Some(identity) = &wanted.identity else {
-            return Err(usage(
-                "--expect is missing: nobody is named who must answer",
-                "give --expect the identity, as spiffe://…",
-            ));
-        };
-        let peer = PeerPattern::parse(identity).map_err(|why| {
-            usage(format!("--expect {why}"), "write --expect as spiffe://<trust domain>/<path>, or dns:<name>")
-        })?;
+        let Some(shown) = &self.shown else { return Err(half(&["--cert", "--cert-key"])) };
+        let peer = wanted.peer()?;
         let demand = Arc::new(self.demand(clock)?);
         let trust = match &wanted.roots {
             Some(path) => {
@@ -81,7 +78,7 @@ impl Proof {
             }
             None => Trust::by_evidence(demand, Calls::Us, clock),
         };
-        let leaf = self.leaf(clock)?;
+        let leaf = leaf(shown, clock)?;
         let bug = || Finding::new(Class::Bug, "TLS cannot be set up");
         let door = Door::new(Arc::new(trust), vec![peer]).ok_or_else(bug)?;
         let exit = Exit::new(&leaf, Arc::new(door), alpn).map_err(|_| bug())?;
@@ -89,6 +86,12 @@ impl Proof {
     }
 
     fn demand(&self, clock: &Clock) -> Result<Demand, Finding> {
+        let (token_roots, pins) = self.trusted()?;
+        Ok(Demand::new(token_roots, pins, self.max_age, Level::Key, clock))
+    }
+
+    /// Whom attestation results must be signed by, and what they must show, read from their files.
+    pub(super) fn trusted(&self) -> Result<(TrustAnchors, Pins), Finding> {
         let token_roots = TrustAnchors::from_pem(&read(&self.token_roots, MAX_CERTIFICATES)?).map_err(|error| {
             cannot(
                 &self.token_roots,
@@ -103,22 +106,27 @@ impl Proof {
                 "give --pins the mesh's pins, as the KBS has them (docs/sidecar.md)",
             )
         })?;
-        Ok(Demand::new(token_roots, pins, self.max_age, Level::Key, clock))
+        Ok((token_roots, pins))
     }
 
-    fn leaf(&self, clock: &Clock) -> Result<Leaf, Finding> {
-        let certificate = Secret::new(read(&self.certificate, MAX_CERTIFICATES)?);
-        let key = Secret::new(read(&self.key, MAX_KEY)?);
-        let next = "give --cert and --cert-key a certificate of the peer's mesh and its key, in PEM";
-        let issued = ready::read(&certificate, &key)
-            .map_err(|error| cannot(&self.certificate, format!("the certificate {error}"), next))?;
-        let expected = leaf::Expected { spiffe: None, dns: &[], roots: None, rsa: false, now: clock.now() };
-        Leaf::check(issued, &expected)
-            .map_err(|error| cannot(&self.certificate, format!("the certificate {error}"), next))
+    /// Oldest attestation that counts.
+    pub(super) fn max_age(&self) -> Duration {
+        self.max_age
     }
 }
 
-fn half(said: &Expectations) -> Finding {
+fn leaf((certificate, key): &(PathBuf, PathBuf), clock: &Clock) -> Result<Leaf, Finding> {
+    let chain = Secret::new(read(certificate, MAX_CERTIFICATES)?);
+    let key = Secret::new(read(key, MAX_KEY)?);
+    let next = "give --cert and --cert-key a certificate of the peer's mesh and its key, in PEM";
+    let refuse = |error: &dyn std::fmt::Display| cannot(certificate, format!("the certificate {error}"), next);
+    let issued = ready::read(&chain, &key).map_err(|error| refuse(&error))?;
+    let expected = leaf::Expected { spiffe: None, dns: &[], roots: None, rsa: false, now: clock.now() };
+    Leaf::check(issued, &expected).map_err(|error| refuse(&error))
+}
+
+/// Which of the five are not said.
+fn missing(said: &Expectations) -> Vec<&'static str> {
     let all = [
         ("--token-roots", said.token_roots.is_some()),
         ("--pins", said.pins.is_some()),
@@ -126,7 +134,10 @@ fn half(said: &Expectations) -> Finding {
         ("--cert", said.cert.is_some()),
         ("--cert-key", said.cert_key.is_some()),
     ];
-    let missing: Vec<_> = all.iter().filter(|(_, said)| !said).map(|(flag, _)| *flag).collect();
+    all.iter().filter(|(_, said)| !said).map(|(flag, _)| *flag).collect()
+}
+
+fn half(missing: &[&str]) -> Finding {
     let missing = missing.join(", ");
     usage(
         format!("{missing} not given, and others of the five that a peer's proof takes are"),

@@ -34,10 +34,14 @@ pub(super) fn judge(place: &str, question: &Question<'_>) -> Result<Verdict, Fin
     certificate::member("sidecar", &chain, question)
 }
 
-/// Host and port; a path would be asked for, and nothing is.
-fn parse(place: &str) -> Result<(String, u16), Finding> {
-    let wrong =
-        || usage("the URL is not of the form https://HOST:PORT", "write https://api.payments.svc:8443, without a path");
+/// Host and port; a path would be asked for, and nothing is, but a receipt, whose path the caller has taken off.
+pub(super) fn parse(place: &str) -> Result<(String, u16), Finding> {
+    let wrong = || {
+        usage(
+            "the URL is not of the form https://HOST:PORT",
+            "write https://api.payments.svc:8443 without a path, or with /receipt",
+        )
+    };
     let place = place.strip_suffix('/').unwrap_or(place);
     if place.len() > 300 || place.contains(['/', '?', '#', '@', ' ']) {
         return Err(wrong());

@@ -12,7 +12,7 @@ use crate::finding::{Class, Finding};
 
 /// What was found out about what was shown.
 pub(super) struct Verdict {
-    /// Stable: `snp`, `tdx`, `token`, `certificate`, `sidecar`.
+    /// Stable: `snp`, `tdx`, `token`, `certificate`, `sidecar`, `receipt`.
     pub(super) kind: &'static str,
     /// In words: `an SEV-SNP report, version 3, Genoa`.
     pub(super) what: String,

@@ -6,6 +6,7 @@ use super::proof::Proof;
 use crate::appraise::expect::Expected;
 use crate::appraise::tdx::TcbStatus;
 use crate::cli::Expectations;
+use crate::config::spiffe::PeerPattern;
 use crate::evidence::snp::Tcb;
 use crate::finding::{Class, Finding, printable};
 use crate::formats::hex;
@@ -123,10 +124,28 @@ impl Wanted {
 
     /// Whether something is said of a guest: of a certificate or a live peer, only pins can say it.
     pub(in crate::tool) fn of_a_guest(&self) -> bool {
+        self.of_hardware() || self.nonce.is_some() || self.key.is_some()
+    }
+
+    /// Whether something is said that a report or a token could show.
+    pub(super) fn of_hardware(&self) -> bool {
         let mut nothing = Expected::nothing();
         // These are about quotes, and stand at their defaults.
         nothing.tcb_statuses.clone_from(&self.hardware.tcb_statuses);
-        self.hardware != nothing || self.nonce.is_some() || self.key.is_some()
+        self.hardware != nothing
+    }
+
+    /// Who must answer, or must have signed.
+    pub(super) fn peer(&self) -> Result<PeerPattern, Finding> {
+        let Some(identity) = &self.identity else {
+            return Err(usage(
+                "--expect is missing: nobody is named who must answer",
+                "give --expect the identity, as spiffe://…",
+            ));
+        };
+        PeerPattern::parse(identity).map_err(|why| {
+            usage(format!("--expect {why}"), "write --expect as spiffe://<trust domain>/<path>, or dns:<name>")
+        })
     }
 
     /// What is said that only a token can show, by its flag: hardware signs nonce and key together.
