@@ -27,6 +27,7 @@ countersign_testbed::main! {
     a_live_sidecar_proves_itself_to_verify [GuestPort, Namespaces, Memory],
     a_sidecar_that_demands_evidence_is_judged_all_the_same [GuestPort, Namespaces, Memory],
     a_sidecar_that_is_not_as_pinned_is_refused_by_verify [GuestPort, Namespaces, Memory],
+    a_sidecars_machine_vouches_for_it_where_that_is_demanded [GuestPort, Namespaces, Memory],
     half_of_what_a_proof_takes_is_refused [Namespaces],
     a_laptop_speaks_to_a_pod_through_a_proven_tunnel [GuestPort, Namespaces, Memory],
     one_connection_goes_over_standard_input_and_output [GuestPort, Namespaces, Memory],
@@ -80,6 +81,30 @@ fn a_sidecar_that_demands_evidence_is_judged_all_the_same() {
     laptop.policy(|policy| policy["roots"] = Value::Null);
     let run = laptop.verify().expect_code(71);
     assert!(run.stderr.contains("demands evidence"), "{}", run.output());
+}
+
+fn a_sidecars_machine_vouches_for_it_where_that_is_demanded() {
+    let scene = Scene::new("members", "snp");
+    let api = scene.api();
+    let _api = scene.start(&api);
+    let laptop = Laptop::new(&scene, "verify-hardware");
+    laptop.policy(|policy| policy["level"] = json!("hardware"));
+    let (url, policy) = (format!("https://{IN}"), laptop.policy_file());
+    let verify = || scene.world.sim(&["verify", &url, "--policy", &policy, "--json"]).makers().run();
+    let run = verify().expect_code(0);
+    assert_eq!(check(&run, "peer.hardware"), "held", "{}", run.output());
+    // What ships knows AMD, and this machine is not AMD's.
+    let run = laptop.verify().expect_code(79);
+    assert_eq!(check(&run, "peer.hardware"), "failed", "{}", run.output());
+    let run = laptop.connect(&["--stdio"]).expect_code(79);
+    assert!(run.stderr.contains("no trusted root of AMD's"), "{}", run.output());
+    // A machine that says something else, under the same good key.
+    api.signer.set("snp+other-measurement").unwrap();
+    assert_eq!(check(&verify().expect_code(79), "peer.hardware"), "failed");
+    api.signer.set("errno:5").unwrap();
+    assert_eq!(check(&verify().expect_code(79), "peer.evidence"), "failed");
+    laptop.policy(|policy| policy["level"] = json!("some"));
+    assert!(verify().expect_code(64).stderr.contains("neither key nor hardware"));
 }
 
 fn a_sidecar_that_is_not_as_pinned_is_refused_by_verify() {

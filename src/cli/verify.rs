@@ -111,6 +111,10 @@ pub struct Expectations {
     /// Oldest attestation of it that counts: 1h
     #[arg(long, value_name = "DURATION")]
     pub max_age: Option<String>,
+    /// What must vouch for it on the connection: key, as where nothing is said; hardware, a fresh report of its
+    /// machine too
+    #[arg(long, value_name = "LEVEL")]
+    pub level: Option<String>,
     /// The certificate that it is shown (PEM, with the chain)
     #[arg(long, value_name = "FILE")]
     pub cert: Option<PathBuf>,

@@ -135,7 +135,7 @@ mod tests {
         let pages: Page = Arc::new(|_| {
             Box::pin(async {
                 sleep(Duration::from_millis(50)).await;
-                Some((200, "all of it".to_owned()))
+                Some(Answer::text(200, "all of it".to_owned()))
             })
         });
         let mut answer = String::new();

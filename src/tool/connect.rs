@@ -21,6 +21,7 @@ use super::verify::runtime;
 use super::verify::server::DEADLINE;
 use super::verify::wanted::{Wanted, usage};
 use super::{Output, print};
+use crate::appraise::Makers;
 use crate::cli::{self, Expectations};
 use crate::clock::Clock;
 use crate::config::grammar::{self, HostPort, Local};
@@ -62,7 +63,7 @@ fn connect(ports: &Ports, arguments: &cli::Connect) -> Result<Output, Finding> {
     let listen = listen.transpose()?;
     // Held to the end: whoever drives the phases is never gone.
     let (_serving, phase) = watch::channel(Phase::Serving);
-    let outlet = outlet(&ports.clock, (to, listen.clone()), &arguments.policy, phase)?;
+    let outlet = outlet((&ports.clock, &ports.makers), (to, listen.clone()), &arguments.policy, phase)?;
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
         match listen {
@@ -77,7 +78,7 @@ fn connect(ports: &Ports, arguments: &cli::Connect) -> Result<Output, Finding> {
 
 /// What a sidecar would have of one `[[outbound]]`, from the policy. Nothing is dialled yet.
 fn outlet(
-    clock: &Clock,
+    (clock, makers): (&Clock, &Makers),
     (to, listen): (HostPort, Option<Local>),
     policy: &Path,
     phase: watch::Receiver<Phase>,
@@ -98,7 +99,7 @@ fn outlet(
     }
     let peer = wanted.identity.as_deref().and_then(|id| SpiffeId::parse(id).ok());
     let peer = peer.ok_or_else(|| incomplete("has no `expect` with one spiffe://… that must answer"))?;
-    let call = proof.call(&wanted, clock, ALPN)?;
+    let call = proof.call(&wanted, (clock, makers), ALPN)?;
     let served =
         Served { entrances: Vec::new(), exits: vec![call.exit], prover: None, until: call.until, since: clock.now() };
     let listen = listen.unwrap_or_else(|| Local::Unix("-".into()));

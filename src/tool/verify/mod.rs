@@ -18,6 +18,7 @@ pub(super) mod wanted;
 use std::path::Path;
 
 use super::{Output, print};
+use crate::appraise::Makers;
 use crate::cli;
 use crate::clock::Clock;
 use crate::evidence::shown::{self, Other, Shown};
@@ -32,6 +33,7 @@ use wanted::{Wanted, usage};
 struct Question<'a> {
     wanted: &'a Wanted,
     clock: &'a Clock,
+    makers: &'a Makers,
     /// PEM, where somebody gave other roots than the makers'.
     roots: Option<&'a [u8]>,
     /// Seconds since 1970.
@@ -50,7 +52,8 @@ fn verify(ports: &Ports, arguments: &cli::Verify) -> Result<Output, Finding> {
     let now = given.unwrap_or_else(|| ports.clock.now());
     let roots = wanted.roots.as_deref().map(|path| read(path, MAX_CERTIFICATES)).transpose()?;
     let ids = if arguments.show_ids { Ids::Whole } else { Ids::Short };
-    let question = Question { wanted: &wanted, clock: &ports.clock, roots: roots.as_deref(), now, ids };
+    let (clock, makers) = (&ports.clock, &ports.makers);
+    let question = Question { wanted: &wanted, clock, makers, roots: roots.as_deref(), now, ids };
     let verdict = if let Some(url) = arguments.shown.strip_prefix("https://") {
         if given.is_some() {
             return Err(usage(
@@ -90,7 +93,7 @@ fn judge(ports: &Ports, arguments: &cli::Verify, question: &Question<'_>) -> Res
     if !signed && question.wanted.proof.is_some() {
         return Err(usage(
             "what is shown cannot prove itself on a connection, and --token-roots and --pins ask for that",
-            "remove --token-roots, --pins, --max-age, --cert and --cert-key: they are for the URL of a sidecar, and for a receipt",
+            "remove --token-roots, --pins, --max-age, --level, --cert and --cert-key: they are for the URL of a sidecar, and for a receipt",
         ));
     }
     match found {

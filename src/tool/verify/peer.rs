@@ -24,7 +24,7 @@ use crate::tls::peer::{Reason, VerifiedPeer};
 const ALPN: &[&[u8]] = &[OURS_TCP, OURS_HTTP1, OURS_H2];
 
 pub(super) fn judge(to: &HostPort, proof: &Proof, question: &Question<'_>) -> Result<Verdict, Finding> {
-    let call = proof.call(question.wanted, question.clock, ALPN)?;
+    let call = proof.call(question.wanted, (question.clock, question.makers), ALPN)?;
     let reaching = async { timeout_at(Instant::now() + DEADLINE, reach(to, &call.exit, None)).await };
     let roots = question.roots.is_some();
     match in_runtime(reaching)? {
@@ -33,15 +33,20 @@ pub(super) fn judge(to: &HostPort, proof: &Proof, question: &Question<'_>) -> Re
             let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
             let shown: Vec<_> = shown.iter().map(|der| der.to_vec()).collect();
             let fields = certificate::fields(&shown);
-            proven(&peer, roots, fields)
+            proven(&peer, proof, roots, fields)
         }
         // It would not let us in, and has proven itself all the same.
-        Ok(Err(Broken::Unproven(Failure::Demanded(Some(peer))))) => proven(&peer, roots, Vec::new()),
+        Ok(Err(Broken::Unproven(Failure::Demanded(Some(peer))))) => proven(&peer, proof, roots, Vec::new()),
         Ok(Err(broken)) => refused(&broken, roots),
     }
 }
 
-pub(super) fn proven(peer: &VerifiedPeer, roots: bool, mut fields: Vec<Field>) -> Result<Verdict, Finding> {
+pub(super) fn proven(
+    peer: &VerifiedPeer,
+    proof: &Proof,
+    roots: bool,
+    mut fields: Vec<Field>,
+) -> Result<Verdict, Finding> {
     // Whoever was let in has shown one: the door demands it. What it says was judged, and is only told here.
     let claims = peer.ear().and_then(|ear| EarToken::parse(ear).ok()?.claims_unverified().ok());
     let claims = claims.ok_or_else(|| Finding::new(Class::Bug, "a peer was let in without an attestation result"))?;
@@ -51,7 +56,7 @@ pub(super) fn proven(peer: &VerifiedPeer, roots: bool, mut fields: Vec<Field>) -
     } else {
         Check::not_checked("certificate.chain", "no roots were given: who it is, its evidence says")
     };
-    let checks = vec![
+    let mut checks = vec![
         chain,
         Check::held("expect.identity", format!("it is for {}", peer.id())),
         Check::held(
@@ -60,6 +65,10 @@ pub(super) fn proven(peer: &VerifiedPeer, roots: bool, mut fields: Vec<Field>) -
         ),
         Check::held("peer.session", "the attested key has signed that this session and this certificate are its own"),
     ];
+    if proof.wants_report() {
+        let said = "a fresh report over it is genuine, of the attested guest, and of the attested machine";
+        checks.push(Check::held("peer.hardware", said));
+    }
     let what = format!("a sidecar that has proven itself as {}", peer.id());
     Ok(Verdict { kind: "sidecar", what, word: Word::Appraised, finding: None, checks, fields })
 }
@@ -88,6 +97,7 @@ fn word(broken: &Broken, roots: bool) -> Option<(Word, &'static str)> {
             Some((Word::Unexpected, "peer.evidence"))
         }
         Reason::OtherSession => Some((Word::NotGenuine, "peer.session")),
+        Reason::BadReport => Some((Word::NotGenuine, "peer.hardware")),
         _ if evidence => Some((Word::NotGenuine, "peer.evidence")),
         _ => Some((Word::NotGenuine, "certificate.chain")),
     }
@@ -113,8 +123,14 @@ pub(in crate::tool) fn finding(broken: &Broken) -> Finding {
                 .next("call it from a pod with an `[[outbound]]`, or write `trust = \"roots\"` in the `[peers]` of that sidecar")
         }
         Broken::Unproven(Failure::Declined) => Finding::new(Class::EvidenceRejected, format!("the peer {}", Failure::Declined))
-            .why("its configuration takes a way to the KBS that gives it no attestation result of its own")
-            .next("put `configfs-tsm`, `sev-guest`, `aa-evidence` or `aa-token` before `cdh` in `[kbs].via` of that sidecar"),
+            .why("its configuration takes a way to the KBS that gives it no attestation result of its own; or, with --level hardware, its machine gives no report")
+            .next("put `configfs-tsm`, `sev-guest`, `aa-evidence` or `aa-token` before `cdh` in `[kbs].via` of that sidecar, and read its log"),
+        Broken::Unproven(failure) if failure.reason() == Reason::BadReport => {
+            Finding::new(Class::EvidenceRejected, format!("the peer {failure}"))
+                .why("with --level hardware its machine must vouch for it now, by the roots of AMD and Intel")
+                .next("run `countersign diagnose` in that guest, and see evidence.genuine; without its machine's word, give --level key")
+                .who(Who::Platform)
+        }
         Broken::Unproven(failure) => {
             let class = match failure.reason() {
                 Reason::NotPinned | Reason::NotAffirming | Reason::OtherInitdata | Reason::OtherHardware => Class::Unexpected,

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use super::Wanted;
 use super::wanted::{MAX_KEY, usage};
+use crate::appraise::Makers;
 use crate::cli::Expectations;
 use crate::clock::Clock;
 use crate::config::grammar;
+use crate::config::roles::EvidenceLevel;
 use crate::finding::{Class, Finding};
 use crate::formats::ear::TrustAnchors;
 use crate::formats::pins::{self, Pins};
@@ -29,6 +31,7 @@ pub(in crate::tool) struct Proof {
     token_roots: PathBuf,
     pins: PathBuf,
     max_age: Duration,
+    level: EvidenceLevel,
     /// Certificate and key. None is shown where nobody is called: beside a receipt that was kept.
     shown: Option<(PathBuf, PathBuf)>,
 }
@@ -43,14 +46,14 @@ pub(in crate::tool) struct Call {
 impl Proof {
     /// `None` where nothing of it is said.
     pub(super) fn understand(said: &Expectations) -> Result<Option<Self>, Finding> {
-        let Expectations { token_roots, pins, max_age, cert, cert_key, .. } = said;
+        let Expectations { token_roots, pins, max_age, level, cert, cert_key, .. } = said;
         let shown = match (cert, cert_key) {
             (None, None) => None,
             (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
             _ => return Err(half(&missing(said))),
         };
         let (token_roots, pins, max_age) = match (token_roots, pins, max_age) {
-            (None, None, None) if shown.is_none() => return Ok(None),
+            (None, None, None) if shown.is_none() && level.is_none() => return Ok(None),
             (Some(roots), Some(pins), Some(age)) => (roots, pins, age),
             _ => return Err(half(&missing(said))),
         };
@@ -60,15 +63,32 @@ impl Proof {
                 "write --max-age as 1h, or as `[peers.evidence].max_age` has it",
             )
         })?;
+        let level = match level.as_deref() {
+            None | Some("key") => EvidenceLevel::Key,
+            // On a connection: nothing can vouch now for what was kept.
+            Some("hardware") if shown.is_some() => EvidenceLevel::Hardware,
+            Some("hardware") => return Err(half(&["--cert", "--cert-key"])),
+            Some(_) => {
+                return Err(usage(
+                    "--level is neither key nor hardware",
+                    "write --level hardware, or as `[peers.evidence].level` has it",
+                ));
+            }
+        };
         let [token_roots, pins] = [token_roots, pins].map(Clone::clone);
-        Ok(Some(Self { token_roots, pins, max_age, shown }))
+        Ok(Some(Self { token_roots, pins, max_age, level, shown }))
     }
 
     /// Reads the files. `alpn` is what is offered.
-    pub(in crate::tool) fn call(&self, wanted: &Wanted, clock: &Clock, alpn: &[&[u8]]) -> Result<Call, Finding> {
+    pub(in crate::tool) fn call(
+        &self,
+        wanted: &Wanted,
+        (clock, makers): (&Clock, &Makers),
+        alpn: &[&[u8]],
+    ) -> Result<Call, Finding> {
         let Some(shown) = &self.shown else { return Err(half(&["--cert", "--cert-key"])) };
         let peer = wanted.peer()?;
-        let demand = Arc::new(self.demand(clock)?);
+        let demand = Arc::new(self.demand(clock, makers)?);
         let trust = match &wanted.roots {
             Some(path) => {
                 let pem = String::from_utf8(read(path, MAX_CERTIFICATES)?).unwrap_or_default();
@@ -85,9 +105,15 @@ impl Proof {
         Ok(Call { exit, until: leaf.until() })
     }
 
-    fn demand(&self, clock: &Clock) -> Result<Demand, Finding> {
+    fn demand(&self, clock: &Clock, makers: &Makers) -> Result<Demand, Finding> {
         let (token_roots, pins) = self.trusted()?;
-        Ok(Demand::new(token_roots, pins, self.max_age, Level::Key, clock))
+        let level = if self.wants_report() { Level::Hardware(makers.clone()) } else { Level::Key };
+        Ok(Demand::new(token_roots, pins, self.max_age, level, clock))
+    }
+
+    /// Whether the peer's machine must vouch for it too.
+    pub(super) fn wants_report(&self) -> bool {
+        self.level == EvidenceLevel::Hardware
     }
 
     /// Whom attestation results must be signed by, and what they must show, read from their files.

@@ -86,6 +86,12 @@ impl<'q> Held<'q> {
 /// One that was kept.
 pub(super) fn shown(signed: &Signed, question: &Question<'_>) -> Result<Verdict, Finding> {
     let held = Held::of(question)?;
+    if held.proof.wants_report() {
+        return Err(usage(
+            "--level hardware stands beside a receipt that was kept",
+            "remove --level: a machine vouches for a connection; give the URL of the receipt to ask it",
+        ));
+    }
     let before = vec![Check::not_checked(
         "certificate.chain",
         "a receipt comes without a certificate: its evidence says whose it is",
@@ -105,7 +111,7 @@ pub(super) fn live(place: &str, question: &Question<'_>) -> Result<Verdict, Find
     let (host, port) = server::parse(place)?;
     let to = HostPort { host, port };
     let nonce = fresh()?;
-    let call = held.proof.call(question.wanted, question.clock, ALPN)?;
+    let call = held.proof.call(question.wanted, (question.clock, question.makers), ALPN)?;
     let asking = async { timeout_at(Instant::now() + DEADLINE, ask(&to, &call.exit, &nonce)).await };
     let roots = question.roots.is_some();
     let (peer, answer) = match in_runtime(asking)? {
@@ -118,7 +124,7 @@ pub(super) fn live(place: &str, question: &Question<'_>) -> Result<Verdict, Find
             .why("what is not understood is not judged")
             .next("check that the port in the URL is that of the sidecar's `[metrics]`")
     })?;
-    let mut checks = peer::proven(&peer, roots, Vec::new())?.checks;
+    let mut checks = peer::proven(&peer, held.proof, roots, Vec::new())?.checks;
     // The same attestation result is the same key. Another pod's answer, passed on, has another one.
     if peer.ear() != Some(signed.ear.as_str()) {
         let finding = Finding::new(Class::EvidenceRejected, "the receipt is not of the guest that answered")

@@ -201,6 +201,7 @@ fn merged(flags: &Expectations, file: Expectations) -> Result<Expectations, Find
         token_roots: one("token-roots", f.token_roots, p.token_roots)?,
         pins: one("pins", f.pins, p.pins)?,
         max_age: one("max-age", f.max_age, p.max_age)?,
+        level: one("level", f.level, p.level)?,
         cert: one("cert", f.cert, p.cert)?,
         cert_key: one("cert-key", f.cert_key, p.cert_key)?,
     })
