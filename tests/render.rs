@@ -3,6 +3,8 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "render/issuing.rs"]
+mod issuing;
 #[path = "render/library.rs"]
 mod library;
 #[path = "initdata_cli/tool.rs"]
@@ -10,6 +12,10 @@ mod tool;
 
 use std::path::{Path, PathBuf};
 
+use issuing::{
+    a_plain_issuer_becomes_the_pod_that_is_written_by_hand, an_issuer_gets_no_gate_no_sidecar_no_secrets_and_no_token,
+    only_the_word_issuer_makes_an_issuer,
+};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tool::Desk;
@@ -30,6 +36,9 @@ countersign_testbed::main! {
     the_initdata_itself_does_for_the_configmaps_of_one_workload,
     a_pod_that_opts_out_stays_as_it_is,
     the_diagnose_annotation_changes_the_role,
+    a_plain_issuer_becomes_the_pod_that_is_written_by_hand,
+    an_issuer_gets_no_gate_no_sidecar_no_secrets_and_no_token,
+    only_the_word_issuer_makes_an_issuer,
     a_manifest_that_kubernetes_would_not_take_is_refused,
     what_cannot_be_rendered_is_refused_with_a_next_step,
     production_takes_no_image_without_a_digest,
@@ -210,7 +219,7 @@ fn restricted(pod: &Value) -> Vec<String> {
         }
     }
     for list in ["initContainers", "containers"] {
-        for container in spec[list].as_array().unwrap() {
+        for container in spec[list].as_array().into_iter().flatten() {
             let context = &container["securityContext"];
             let of_pod = |key: &str| if context[key].is_null() { &spec["securityContext"][key] } else { &context[key] };
             let good = context["allowPrivilegeEscalation"] == false

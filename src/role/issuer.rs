@@ -130,6 +130,6 @@ fn readers() -> Finding {
 fn not_here() -> Finding {
     Finding::new(Class::Usage, "`countersign issuer` is a pod's role, and this does not look like a pod")
         .why("the CA's key is for an attested guest; on a workstation there is nothing to attest")
-        .next("put COUNTERSIGN_ROLE=issuer into the manifest of a confidential pod of its own (examples/issuer.yaml)")
+        .next("put COUNTERSIGN_ROLE=issuer into the manifest of a confidential pod of its own (examples/issuer.yaml), or let the policies of `policies/` inject it")
         .who(Who::AppDeveloper)
 }

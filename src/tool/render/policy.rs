@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::table::{Change, Mutation, mutations, variables};
+use super::table::{Change, Mutation, ROLE, mutations, variables};
 use super::tier::{Shape, Tier};
 use super::{OPT_OUT, TIER_LABEL, cel};
 
@@ -45,7 +45,8 @@ metadata:
     policies.kyverno.io/description: >-
       Pods of namespaces labelled {TIER_LABEL}={name} become confidential: runtime class {class},
       the workload's initdata, a memory volume for secrets, and countersign's init container{sidecar},
-      which attests {shape}. It is convenience and no boundary: what it writes is checked in the guest.
+      which attests {shape}. A pod with the annotation {ROLE}=issuer becomes
+      the mesh's issuer instead. It is convenience and no boundary: what it writes is checked in the guest.
 spec:
   # A pod that is not injected gets no secrets; better that it is not created.
   failurePolicy: Fail

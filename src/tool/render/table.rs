@@ -9,7 +9,7 @@
 use serde_json::{Value, json};
 
 use super::expr::{Expr, all, any, config_map, item, metadata, record, spec, text, value, variable, when};
-use super::tier::{Port, Resources, Shape, Tier};
+use super::tier::{Port, Shape, Tier};
 use crate::tool::HEALTH;
 use crate::tool::initdata::pack::ANNOTATION;
 use crate::tool::probes::PREFIX;
@@ -17,6 +17,16 @@ use crate::tool::probes::PREFIX;
 /// Our containers.
 pub(super) const INIT: &str = "countersign-init";
 pub(super) const SIDECAR: &str = "countersign";
+/// The one container of an issuer's pod.
+const ISSUER: &str = "countersign-issuer";
+
+/// A container of ours.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Own {
+    Init,
+    Sidecar,
+    Issuer,
+}
 
 /// Our volumes.
 const SECRETS: &str = "countersign-secrets";
@@ -25,6 +35,13 @@ const CONFIGFS: &str = "countersign-configfs";
 
 /// What names a pod's workload, where its controller does not.
 const WORKLOAD: &str = "countersign.dev/workload";
+
+/// What makes a pod an issuer's. It chooses a role as the container's env does, and no more: what an issuer
+/// may sign with, and for whom, its initdata says.
+pub(super) const ROLE: &str = "countersign.dev/role";
+
+/// Where `examples/issuer` has `[issuer].listen`.
+const ISSUE: u16 = 8444;
 
 /// uid, gid and fsGroup where the app says none: `nonroot` of distroless images.
 const NOBODY: u32 = 65532;
@@ -36,6 +53,17 @@ pub(super) struct Mutation {
     /// Left out where this does not hold.
     pub(super) when: Option<Expr>,
     pub(super) change: Change,
+}
+
+impl Mutation {
+    /// The same, for pods of which this holds alone.
+    fn only(self, pods: Expr) -> Self {
+        let when = match self.when {
+            None => pods,
+            Some(when) => all([pods, when]),
+        };
+        Self { when: Some(when), ..self }
+    }
 }
 
 /// How it is done.
@@ -61,6 +89,7 @@ pub(super) fn variables() -> Vec<Named> {
     vec![
         named("annotations", map_of(metadata(), "annotations")),
         named("labels", map_of(metadata(), "labels")),
+        named("issuer", variable("annotations").key(ROLE, value("")).is("issuer")),
         named("owners", metadata().list("ownerReferences").filter("o", item("o").get(&["controller"], value(false)))),
         named("hash", text([value("-"), variable("labels").key("pod-template-hash", value(""))])),
         named("controller", controller()),
@@ -105,15 +134,18 @@ fn controller() -> Expr {
 
 /// The mutations, in order.
 pub(super) fn mutations(tier: &Tier) -> Vec<Mutation> {
-    let mut mutations = vec![runtime(tier), annotation()];
-    mutations.extend(app_containers(tier));
+    let mut of_app = app_containers(tier);
     if tier.sidecar {
         // Before the ports: a probe may name one.
-        mutations.extend(probes());
-        mutations.push(app_ports(tier));
+        of_app.extend(probes());
+        of_app.push(app_ports(tier));
     }
-    mutations.push(own_containers(tier));
-    mutations.push(volumes(tier));
+    of_app.push(own_containers(tier));
+    of_app.push(volumes(tier, &[memory(tier)], "Memory for the secrets, and the initdata to hold to the hardware."));
+    let issuer = || variable("issuer");
+    let mut mutations = vec![runtime(tier), annotation()];
+    mutations.extend(of_app.into_iter().map(|mutation| mutation.only(issuer().not())));
+    mutations.extend(of_issuer(tier).into_iter().map(|mutation| mutation.only(issuer())));
     mutations
 }
 
@@ -260,9 +292,9 @@ fn app_ports(tier: &Tier) -> Mutation {
 
 /// Ours first: nothing of the app runs before the gate.
 fn own_containers(tier: &Tier) -> Mutation {
-    let mut ours = vec![container(tier, INIT)];
+    let mut ours = vec![container(tier, Own::Init)];
     if tier.sidecar {
-        ours.push(container(tier, SIDECAR));
+        ours.push(container(tier, Own::Sidecar));
     }
     let theirs = spec().list("initContainers").filter("c", is_ours("c").not());
     Mutation {
@@ -272,21 +304,39 @@ fn own_containers(tier: &Tier) -> Mutation {
     }
 }
 
-fn container(tier: &Tier, name: &'static str) -> Expr {
-    let role = if name == INIT {
-        when(
-            variable("annotations").key("countersign.dev/diagnose", value("")).is("true"),
-            value("diagnose"),
-            value("init"),
-        )
-    } else {
-        value("sidecar")
+/// An issuer's pod is ours alone: no gate before it, no app behind it, and its key is on no volume. What else
+/// the author puts into it stays, and is refused by the validating policy: it could have the CA's key.
+fn of_issuer(tier: &Tier) -> Vec<Mutation> {
+    let theirs = spec().list("containers").filter("c", item("c").field("name").is(ISSUER).not());
+    vec![
+        Mutation {
+            why: "An issuer asks nothing of the API server.",
+            when: None,
+            change: Change::Merge(record([("spec", record([("automountServiceAccountToken", value(false))]))])),
+        },
+        Mutation {
+            why: "An issuer's container, whatever the author has written under its name.",
+            when: None,
+            change: Change::Spec(
+                "containers",
+                Expr::Chain(vec![Expr::List(vec![container(tier, Own::Issuer)]), theirs]),
+            ),
+        },
+        volumes(tier, &[], "The initdata to hold to the hardware."),
+    ]
+}
+
+fn container(tier: &Tier, own: Own) -> Expr {
+    let (name, role, resources) = match own {
+        Own::Init => (INIT, init_role(), &tier.init_resources),
+        Own::Sidecar => (SIDECAR, value("sidecar"), &tier.sidecar_resources),
+        Own::Issuer => (ISSUER, value("issuer"), &tier.issuer_resources),
     };
     let env = |name: &str, is: Expr| record([("name", value(name)), ("value", is)]);
-    let mut mounts = vec![
-        json!({ "name": SECRETS, "mountPath": "/run/countersign/secrets" }),
-        json!({ "name": INITDATA, "mountPath": "/run/countersign/initdata", "readOnly": true }),
-    ];
+    let mut mounts = vec![json!({ "name": INITDATA, "mountPath": "/run/countersign/initdata", "readOnly": true })];
+    if own != Own::Issuer {
+        mounts.insert(0, json!({ "name": SECRETS, "mountPath": "/run/countersign/secrets" }));
+    }
     if tier.shape == Shape::Direct {
         mounts.push(json!({ "name": CONFIGFS, "mountPath": "/sys/kernel/config" }));
     }
@@ -304,19 +354,34 @@ fn container(tier: &Tier, name: &'static str) -> Expr {
                 env("COUNTERSIGN_WORKLOAD", variable("workload")),
             ]),
         ),
-        ("resources", resources(if name == INIT { &tier.init_resources } else { &tier.sidecar_resources })),
+        ("resources", value(json!({ "requests": resources.requests, "limits": resources.limits }))),
         ("securityContext", security(tier.shape)),
         ("volumeMounts", value(mounts)),
     ];
-    if name == SIDECAR {
-        fields.push(("restartPolicy", value("Always")));
-        fields.push(("ports", sidecar_ports(tier)));
+    match own {
+        Own::Init => {}
+        Own::Sidecar => {
+            fields.push(("restartPolicy", value("Always")));
+            fields.push(("ports", sidecar_ports(tier)));
+        }
+        Own::Issuer => {
+            let port = json!({ "name": "issue", "containerPort": ISSUE, "protocol": "TCP" });
+            fields.push(("ports", value(vec![port])));
+        }
+    }
+    if own != Own::Init {
         // A start may wait for a KBS that is not there yet: 5 minutes, as `deadline` of `init`.
         fields.push(("startupProbe", probe("/startupz", 1, 300)));
         fields.push(("readinessProbe", probe("/readyz", 5, 1)));
         fields.push(("livenessProbe", probe("/livez", 10, 3)));
     }
     record(fields)
+}
+
+/// `diagnose` where the pod asks for it.
+fn init_role() -> Expr {
+    let asked = variable("annotations").key("countersign.dev/diagnose", value("")).is("true");
+    when(asked, value("diagnose"), value("init"))
 }
 
 /// By name, whether the app declares them or not: a Service that asks for the name finds us.
@@ -332,10 +397,6 @@ fn probe(path: &str, period: u32, failures: u32) -> Expr {
         "timeoutSeconds": 2,
         "failureThreshold": failures,
     }))
-}
-
-fn resources(of: &Resources) -> Expr {
-    value(json!({ "requests": of.requests, "limits": of.limits }))
 }
 
 /// As `PodSecurity`'s `restricted` asks. The shape `direct` needs uid 0, without any capability: only
@@ -369,12 +430,15 @@ fn as_the_app(field: &'static str) -> Expr {
     when(of_app.clone().equals(value(0)), value(NOBODY), of_app)
 }
 
-fn volumes(tier: &Tier) -> Mutation {
+fn memory(tier: &Tier) -> Value {
+    json!({ "name": SECRETS, "emptyDir": { "medium": "Memory", "sizeLimit": tier.secrets_size } })
+}
+
+/// Those for `secrets`, and the initdata's.
+fn volumes(tier: &Tier, secrets: &[Value], why: &'static str) -> Mutation {
     let mut names = vec![SECRETS, INITDATA];
-    let mut ours = vec![
-        value(json!({ "name": SECRETS, "emptyDir": { "medium": "Memory", "sizeLimit": tier.secrets_size } })),
-        record([("name", value(INITDATA)), ("configMap", record([("name", variable("volume"))]))]),
-    ];
+    let mut ours: Vec<Expr> = secrets.iter().cloned().map(Expr::Value).collect();
+    ours.push(record([("name", value(INITDATA)), ("configMap", record([("name", variable("volume"))]))]));
     if tier.shape == Shape::Direct {
         names.push(CONFIGFS);
         ours.push(value(
@@ -383,9 +447,5 @@ fn volumes(tier: &Tier) -> Mutation {
     }
     let is_ours = any(names.into_iter().map(|name| item("v").field("name").is(name)).collect::<Vec<_>>());
     let theirs = spec().list("volumes").filter("v", is_ours.not());
-    Mutation {
-        why: "Memory for the secrets, and the initdata to hold to the hardware.",
-        when: None,
-        change: Change::Spec("volumes", Expr::Chain(vec![theirs, Expr::List(ours)])),
-    }
+    Mutation { why, when: None, change: Change::Spec("volumes", Expr::Chain(vec![theirs, Expr::List(ours)])) }
 }

@@ -40,6 +40,8 @@ pub(super) struct Tier {
     pub(super) init_resources: Resources,
     #[serde(default = "Resources::sidecar")]
     pub(super) sidecar_resources: Resources,
+    #[serde(default = "Resources::issuer")]
+    pub(super) issuer_resources: Resources,
     /// `sizeLimit` of the memory volume for the secrets.
     #[serde(default = "secrets_size")]
     pub(super) secrets_size: String,
@@ -88,6 +90,11 @@ impl Resources {
 
     fn sidecar() -> Self {
         Self::of("100m", "64Mi", "128Mi")
+    }
+
+    /// Less than a core signs for a mesh (docs/performance.md).
+    fn issuer() -> Self {
+        Self::of("50m", "64Mi", "128Mi")
     }
 
     /// No limit of CPU: throttling a TLS handshake helps nobody.
