@@ -39,6 +39,7 @@ countersign_testbed::main! {
     an_issuer_of_another_name_is_not_asked [GuestPort, Namespaces, Memory],
     an_issuer_that_is_not_pinned_is_not_asked [GuestPort, Namespaces, Memory],
     too_many_requests_of_one_identity_are_refused_by_name [GuestPort, Namespaces, Memory],
+    the_machine_is_named_in_the_audit_line_only_where_the_configuration_says_so [GuestPort, Namespaces, Memory],
     an_issuer_without_a_usable_ca_serves_nobody [GuestPort, Namespaces, Memory],
     a_ca_that_is_replaced_signs_what_comes_next [GuestPort, Namespaces, Memory],
     an_issuer_that_is_started_again_goes_on [GuestPort, Namespaces, Memory],
@@ -323,6 +324,27 @@ fn too_many_requests_of_one_identity_are_refused_by_name() {
     // Another identity has its own share.
     let _web = scene.start(&web);
     assert_eq!(scene.through().unwrap(), 200);
+}
+
+fn the_machine_is_named_in_the_audit_line_only_where_the_configuration_says_so() {
+    let machine = "c1".repeat(64);
+    for (key, named) in [("audit_hardware = false", false), ("audit_hardware = true", true)] {
+        let scene = Scene::new("both", key);
+        let (pod, web) = (scene.issuer(), scene.web());
+        let issuer = scene.start(&pod);
+        let _web = scene.start(&web);
+        scene.refused(&scene.pod("sidecar", scene.api_document(DESK, "# x\n"), API_HEALTH));
+        let said = issuer.said();
+        let line = said.lines().find(|line| line.contains("certificate issued") && line.contains(WEB)).expect(&said);
+        assert_eq!(line.contains(&format!("hardware=\"{machine}\"")), named, "{line}");
+        // And in no other line: what was refused has proven nothing.
+        assert!(said.contains("certificate refused"), "{said}");
+        assert_eq!(said.lines().filter(|line| line.contains("c1c1c1c1c1c1")).count(), usize::from(named), "{said}");
+        // It is for what is measured to say.
+        let sim = scene.world.sim(&[]).arg("issuer").tee(&pod.signer).initdata(pod.document.text());
+        let told = sim.env("COUNTERSIGN_ISSUER_AUDIT_HARDWARE", "true").run().expect_code(78).stderr;
+        assert!(told.contains("COUNTERSIGN_ISSUER_AUDIT_HARDWARE"), "{told}");
+    }
 }
 
 fn an_issuer_without_a_usable_ca_serves_nobody() {

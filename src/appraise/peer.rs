@@ -54,6 +54,7 @@ pub struct Appraised {
     peer: PeerId,
     key: EcPublicJwk,
     init_data: Vec<u8>,
+    hardware: Option<Vec<u8>>,
     until: u64,
 }
 
@@ -140,7 +141,8 @@ pub fn evidence(token: &str, expected: &Expected<'_>) -> Result<Appraised, Error
     if expected.now >= until {
         return Err(Error::Token(ear::Error::Expired));
     }
-    Ok(Appraised { ear: token.into(), peer: expected.peer.clone(), key: key.clone(), init_data, until })
+    let hardware = machine(claims.cpu());
+    Ok(Appraised { ear: token.into(), peer: expected.peer.clone(), key: key.clone(), init_data, hardware, until })
 }
 
 /// Judges the word of a peer whose attestation result is good: that it is for this connection, and
@@ -196,10 +198,15 @@ fn serial(cpu: &Submod, pin: &Pin) -> Result<(), Error> {
 
 fn hardware(cpu: &Submod, pinned: &Hardware) -> Result<(), Error> {
     let Hardware::Listed(ids) = pinned else { return Ok(()) };
-    let id = HARDWARE.iter().find_map(|(tee, member)| cpu.evidence.get(*tee)?.get(*member)?.as_str());
-    // Zeros are what a machine shows that hides which one it is.
-    let id = id.and_then(hex::decode).and_then(|bytes| HardwareId::new(&bytes)).ok_or(Error::NoHardware)?;
+    let id = machine(cpu).and_then(|bytes| HardwareId::new(&bytes)).ok_or(Error::NoHardware)?;
     if ids.contains(&id) { Ok(()) } else { Err(Error::Hardware) }
+}
+
+/// On which machine it was made, as wide as the evidence says it. `None`: it does not say, or what it says is
+/// no id. Zeros are what a machine shows that hides which one it is.
+fn machine(cpu: &Submod) -> Option<Vec<u8>> {
+    let id = HARDWARE.iter().find_map(|(tee, member)| cpu.evidence.get(*tee)?.get(*member)?.as_str())?;
+    hex::decode(id).filter(|bytes| HardwareId::new(bytes).is_some())
 }
 
 impl Appraised {
@@ -216,6 +223,12 @@ impl Appraised {
     /// The digest of its initdata, as wide as the hardware's field. For audits: members know it.
     pub fn init_data(&self) -> &[u8] {
         &self.init_data
+    }
+
+    /// On which machine it was made, where it says so. For audits that configuration asks for: a machine's
+    /// id is private.
+    pub fn hardware(&self) -> Option<&[u8]> {
+        self.hardware.as_deref()
     }
 
     /// From when on it is too old, seconds since 1970.

@@ -231,6 +231,7 @@ fn roles(table: &mut Table<'_>, roles: &Roles) {
         table.row("issuer.lifetime", show_duration(issuer.lifetime));
         table.row("issuer.per_minute", issuer.per_minute);
         table.row("issuer.per_identity", issuer.per_identity);
+        table.row("issuer.audit_hardware", issuer.audit_hardware);
     }
     table.option("health.listen", roles.health);
     table.option("metrics.listen", roles.metrics.as_ref().map(|metrics| metrics.listen));

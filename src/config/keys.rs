@@ -242,6 +242,7 @@ pub const KEYS: &[Key] = &[
     key("issuer.lifetime", Kind::Duration { min: 300, max: HOUR }, ISSUER, "Longest life of a certificate.").default("\"1h\""),
     key("issuer.per_minute", Kind::Integer { min: 1, max: 1_000_000 }, ISSUER, "Most certificates in a minute, of one replica.").default("6000"),
     key("issuer.per_identity", Kind::Integer { min: 1, max: 1_000_000 }, ISSUER, "Most of those for one identity.").default("600"),
+    key("issuer.audit_hardware", Kind::Bool, ISSUER, "Name the machine of its evidence in the audit line of each certificate. The host, and whoever collects logs, then read who runs where.").default("false"),
 
     key("log", Kind::Table, ALL, "What is logged."),
     key("log.level", Kind::Word(LEVELS), ALL, "Most detailed level that is written.").default("\"info\"").env("COUNTERSIGN_LOG"),

@@ -208,6 +208,8 @@ pub struct Issuing {
     pub per_minute: u32,
     /// Most of those for one identity.
     pub per_identity: u32,
+    /// Whether the audit line of a certificate says on which machine its evidence was made.
+    pub audit_hardware: bool,
 }
 
 /// `[[inbound]]`.

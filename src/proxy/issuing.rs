@@ -9,11 +9,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch as channel;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsAcceptor;
+use tracing::field::display;
 
 use super::deadlines::{ACCEPT, FIRST};
 use super::limits::{Limits, Stranger};
 use super::socket::{self, Metered};
 use super::watch::{Phase, reached};
+use crate::appraise::peer::Proven;
 use crate::clock::Clock;
 use crate::formats::frames::Refused;
 use crate::formats::hex;
@@ -37,6 +39,8 @@ pub struct Counter {
     pub limits: Limits,
     /// Of certificates.
     pub quota: Quota,
+    /// Whether the line of a certificate names the machine.
+    pub audit_hardware: bool,
     /// Counts of connections.
     pub counts: Arc<metrics::Inbound>,
     /// Counts of certificates.
@@ -123,9 +127,10 @@ async fn answer(counter: &Counter, desk: &Desk, stream: TcpStream, from: SocketA
     let (given, chain) = match desk.judge(&heard, &counter.quota) {
         Ok((given, proven)) => {
             let init_data = hex::encode(proven.appraised().init_data());
+            let hardware = counter.audit_hardware.then(|| machine(&proven)).map(display);
             counter.issued.given.add(1);
             tracing::info!(
-                id = %proven.appraised().peer(), names = %names(&heard), %init_data, %key, serial = %given.serial,
+                id = %proven.appraised().peer(), names = %names(&heard), %init_data, hardware, %key, serial = %given.serial,
                 not_after = given.until, from = %from.ip().to_canonical(), "certificate issued"
             );
             (true, Ok(given.chain))
@@ -144,6 +149,11 @@ async fn answer(counter: &Counter, desk: &Desk, stream: TcpStream, from: SocketA
 /// As they were asked for: in the form of names, so that they cannot be mistaken for other words of the log.
 fn names(heard: &Heard) -> String {
     heard.wanted.names().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// On which machine the evidence was made, where it says so.
+fn machine(proven: &Proven) -> String {
+    proven.appraised().hardware().map_or_else(|| "-".to_owned(), hex::encode)
 }
 
 impl Counter {

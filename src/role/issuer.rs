@@ -100,6 +100,7 @@ async fn issuer(
         clock: ports.clock.clone(),
         limits: Limits::new(config.roles.limits, descriptors),
         quota: Quota::new(issuing.per_minute, issuing.per_identity),
+        audit_hardware: issuing.audit_hardware,
         counts: metrics.inbound(0),
         issued: metrics.issued(),
     };

@@ -124,9 +124,10 @@ fn issuer(d: &mut Decoder, mut section: Section<'_>) -> Option<Issuing> {
     let mut count = |d: &mut Decoder, name| section.integer(d, name).and_then(|count| u32::try_from(count).ok());
     let per_minute = count(d, "per_minute").unwrap_or(DEFAULT_PER_MINUTE);
     let per_identity = count(d, "per_identity").unwrap_or(DEFAULT_PER_IDENTITY);
+    let audit_hardware = section.flag(d, "audit_hardware").unwrap_or_default();
     section.finish(d);
     let (listen, spiffe, certificate, key) = (listen?, spiffe?, certificate?, key?);
-    Some(Issuing { listen, spiffe, certificate, key, lifetime, per_minute, per_identity })
+    Some(Issuing { listen, spiffe, certificate, key, lifetime, per_minute, per_identity, audit_hardware })
 }
 
 fn peers(d: &mut Decoder, mut section: Section<'_>) -> (Option<Peers>, Option<Duration>) {
@@ -318,6 +319,7 @@ mod tests {
         };
         let plain = issuer("").unwrap();
         assert_eq!((plain.lifetime, plain.per_minute, plain.per_identity), (Duration::from_secs(3600), 6000, 600));
+        assert!(!plain.audit_hardware && issuer("audit_hardware = true").unwrap().audit_hardware);
         for rest in ["lifetime = \"61m\"", "lifetime = \"1m\"", "per_minute = 0", "per_identity = 0", "next = 1"] {
             assert!(issuer(rest).is_err(), "{rest}");
         }
