@@ -97,7 +97,7 @@ fn serve(desk: Desk, ready: &mpsc::Sender<SocketAddr>, ended: oneshot::Receiver<
             desks,
             phase,
             clock: Clock::system(),
-            limits: Limits::new(limits, 10_000),
+            limits: Arc::new(Limits::new(limits, 10_000)),
             quota: Quota::new(u32::MAX, u32::MAX),
             audit_hardware: false,
             counts: metrics.inbound(0),

@@ -11,7 +11,7 @@ use countersign_testbed::guest::GuestApi;
 use countersign_testbed::guest_signer::Signer;
 use countersign_testbed::kbs::{Kbs, Policy, RunningKbs};
 use countersign_testbed::mesh::{self, Peer, echo};
-use countersign_testbed::pki::Ca;
+use countersign_testbed::pki::{Ca, Identity};
 use countersign_testbed::tee::{Document, Guest, SnpGuest, hex};
 use countersign_testbed::world::{RunningSigner, Started, World};
 use countersign_testbed::{Signal, eventually};
@@ -25,6 +25,7 @@ const DESK: &str = "127.0.0.1:8444";
 const OTHER_DESK: &str = "127.0.0.2:8444";
 const IN: &str = "127.0.0.1:9443";
 const OUT: &str = "127.0.0.1:15432";
+const OTHER_OUT: &str = "127.0.0.1:15433";
 const DESK_HEALTH: &str = "127.0.0.1:15811";
 const DESK_METRICS: &str = "127.0.0.1:15812";
 const OTHER_DESK_HEALTH: &str = "127.0.0.2:15811";
@@ -40,6 +41,7 @@ countersign_testbed::main! {
     an_issuer_that_is_not_pinned_is_not_asked [GuestPort, Namespaces, Memory],
     too_many_requests_of_one_identity_are_refused_by_name [GuestPort, Namespaces, Memory],
     the_machine_is_named_in_the_audit_line_only_where_the_configuration_says_so [GuestPort, Namespaces, Memory],
+    an_issuers_metrics_are_read_by_those_on_the_list_who_have_proven_themselves [GuestPort, Namespaces, Memory],
     an_issuer_without_a_usable_ca_serves_nobody [GuestPort, Namespaces, Memory],
     a_ca_that_is_replaced_signs_what_comes_next [GuestPort, Namespaces, Memory],
     an_issuer_that_is_started_again_goes_on [GuestPort, Namespaces, Memory],
@@ -58,6 +60,8 @@ struct Scene {
     trust: &'static str,
     /// What `[issuer]` says beyond the usual.
     issuing: &'static str,
+    /// The same of its `[metrics]`.
+    readers: &'static str,
     /// The same of `[kbs]`.
     via: &'static str,
 }
@@ -81,7 +85,7 @@ impl Scene {
             .reference(&Guest::Snp(SnpGuest::genoa()));
         let kbs = world.kbs("127.0.0.1:8443", kbs);
         kbs.set_resource("mesh/trustee/token-ca", kbs.token_root());
-        let scene = Self { world, kbs, mesh, kbs_ca: ca.pem().to_owned(), trust, issuing, via: "" };
+        let scene = Self { world, kbs, mesh, kbs_ca: ca.pem().to_owned(), trust, issuing, readers: "", via: "" };
         scene.hold(&scene.mesh);
         scene.pin(1, |_| {});
         scene
@@ -128,8 +132,8 @@ impl Scene {
             "both",
             &format!(
                 "[issuer]\nlisten = \"{listen}\"\nspiffe = \"{ISSUER}\"\ncertificate = \"kbs:///mesh/ca/certificate\"\n\
-                 key = \"kbs:///mesh/ca/key\"\n{}\n[health]\nlisten = \"{health}\"\n[metrics]\nlisten = \"{metrics}\"\n",
-                self.issuing
+                 key = \"kbs:///mesh/ca/key\"\n{}\n[health]\nlisten = \"{health}\"\n[metrics]\nlisten = \"{metrics}\"\n{}",
+                self.issuing, self.readers
             ),
         )
     }
@@ -347,6 +351,51 @@ fn the_machine_is_named_in_the_audit_line_only_where_the_configuration_says_so()
     }
 }
 
+fn an_issuers_metrics_are_read_by_those_on_the_list_who_have_proven_themselves() {
+    let readers = "allow_from = \"kbs:///mesh/readers/list\"\n";
+    let scene = Scene { readers, ..Scene::new("both", "") };
+    scene.kbs.set_resource("mesh/readers/list", json!([WEB]).to_string());
+    // Both dial the issuer's metrics, each from a port of its own.
+    let dials = |id: &str, health: &str, listen: &str| {
+        let to = format!(
+            "[health]\nlisten = \"{health}\"\n[[outbound]]\nlisten = \"{listen}\"\nto = \"{DESK_METRICS}\"\npeer = \"{ISSUER}\"\n"
+        );
+        scene.workload(id, "", (DESK, ISSUER), &to)
+    };
+    let (web, api) = (dials(WEB, WEB_HEALTH, OUT), dials(API, API_HEALTH, OTHER_OUT));
+    scene.pin(1, |peers| {
+        peers[WEB]["init_data"] = json!([hex(&web.digest())]);
+        peers[API]["init_data"] = json!([hex(&api.digest())]);
+    });
+    let pod = scene.issuer();
+    let issuer = scene.start(&pod);
+    let (web, api) = (scene.pod("sidecar", web, WEB_HEALTH), scene.pod("sidecar", api, API_HEALTH));
+    let (web, _api) = (scene.start(&web), scene.start(&api));
+    assert_eq!(scene.metric(OUT, "countersign_certificates_issued_total"), 2, "{}", web.said());
+    let refused = |reason: &str| {
+        let line = format!("countersign_handshakes_total{{inbound=\"{DESK_METRICS}\",result=\"{reason}\"}}");
+        scene.metric(OUT, &line)
+    };
+    // Certified and proven, and not on the list; a stranger; one on the list by name who has proven nothing.
+    let ask = "GET /metrics HTTP/1.1\r\nhost: issuer\r\n\r\n";
+    mesh::plain(&scene.world, OTHER_OUT, ask).expect_err("api reads nothing");
+    let gets_nothing = |identity: Option<&Identity>| {
+        let got = Peer::connect(&scene.world, DESK_METRICS, identity, &["http/1.1"]);
+        got.and_then(|mut peer| peer.get("/metrics")).expect_err("nothing is read");
+    };
+    gets_nothing(None);
+    gets_nothing(Some(&scene.mesh.member(WEB)));
+    for reason in ["not-allowed", "no-certificate", "no-evidence"] {
+        eventually(reason, || refused(reason) == 1);
+    }
+    mesh::plain(&scene.world, DESK_METRICS, ask).expect_err("nothing is read in plain");
+    // Who leaves the list reads no more.
+    scene.kbs.set_resource("mesh/readers/list", json!([API]).to_string());
+    renew(&issuer);
+    eventually("the other one reads", || mesh::plain(&scene.world, OTHER_OUT, ask).is_ok());
+    mesh::plain(&scene.world, OUT, ask).expect_err("web reads nothing any more");
+}
+
 fn an_issuer_without_a_usable_ca_serves_nobody() {
     let refused = |scene: &Scene, code: i32| {
         let issuer = scene.issuer();
@@ -468,8 +517,8 @@ fn an_issuer_without_pins_does_not_start() {
     };
     assert!(ended(scene.document("roots", &table)).contains("does not say `trust = \"both\"`"));
     assert!(ended(scene.document("both", "")).contains("there is no `[issuer]`"));
-    let readers = format!("{table}[metrics]\nlisten = \"[::]:15812\"\nallow = [\"{API}\"]\n");
-    assert!(ended(scene.document("both", &readers)).contains("on loopback only"));
+    let everybody = format!("{table}[metrics]\nlisten = \"[::]:15812\"\n");
+    assert!(ended(scene.document("both", &everybody)).contains("metrics.allow: is missing"));
     // Plain variables name nobody's CA.
     let world = World::new().unwrap().guest(GuestApi::healthy());
     let run = world.countersign(&[]).env("COUNTERSIGN_ROLE", "issuer").env("COUNTERSIGN_LOG", "info").run();

@@ -231,8 +231,8 @@ pub const KEYS: &[Key] = &[
     key("health.listen", Kind::Text(&SOCKET), ALL, "Address to listen on.").required(),
     key("metrics", Kind::Table, ALL, "Prometheus metrics; over mTLS also the signed receipt of what was delivered."),
     key("metrics.listen", Kind::Text(&SOCKET), ALL, "Address to listen on. Other than loopback it needs `allow` or `allow_from`.").required(),
-    key("metrics.allow", Kind::Texts { of: &PEER_PATTERN, min: 1, max: 256 }, SIDECAR, "Who may read them and the receipt, over mTLS as for peers. Absent: plain, on loopback only, without the receipt."),
-    key("metrics.allow_from", Kind::Text(&KBS_URI), SIDECAR, "Resource with that list, as `inbound.allow_from`."),
+    key("metrics.allow", Kind::Texts { of: &PEER_PATTERN, min: 1, max: 256 }, PEERS, "Who may read them and the receipt, over mTLS as for peers. Absent: plain, on loopback only, without the receipt."),
+    key("metrics.allow_from", Kind::Text(&KBS_URI), PEERS, "Resource with that list, as `inbound.allow_from`."),
 
     key("issuer", Kind::Table, ISSUER, "What the role `issuer` certifies with. Whom, `[peers]` says."),
     key("issuer.listen", Kind::Text(&SOCKET), ISSUER, "Address to listen on.").required(),

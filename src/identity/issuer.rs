@@ -1,6 +1,7 @@
 //! The issuer's epochs: attest → roots, pins, the CA → a certificate of its own → our own checks → publish.
 //! All of it is read again by the clock, so that a CA or pins that are replaced count without a restart.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +10,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::evidence::{self, SeenPins};
 use super::keep::{BUDGET, LEAST, LEAST_ASKED, LONGEST_SLEEP, jitter, pause};
-use super::{Attest, Attested, Hardware, MAX_KEY, MAX_RESOURCE, bug, fresh_key, text};
+use super::{Attest, Attested, Hardware, MAX_KEY, MAX_RESOURCE, METRICS, bug, door, fresh_key, text, trust_of};
 use crate::clock::Clock;
 use crate::config::Provenance;
-use crate::config::roles::{Issuing, PeerEvidence, Peers, Roles};
+use crate::config::roles::{Allow, Issuing, PeerEvidence, Peers, Roles};
 use crate::config::spiffe::PeerId;
 use crate::finding::{Class, Finding};
 use crate::formats::kbs_uri::KbsUri;
@@ -21,9 +22,11 @@ use crate::issuance::desk::Desk;
 use crate::observe::health::Health;
 use crate::observe::metrics::Metrics;
 use crate::secret::Secret;
+use crate::tls::demand::Demand;
 use crate::tls::leaf::{Expected, Leaf};
 use crate::tls::prover::Prover;
-use crate::tls::server::for_requests;
+use crate::tls::server::{Entrance, Served, for_requests};
+use crate::tls::trust::Calls;
 
 /// What configuration says of an issuer, whole.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub struct IssuerTerms {
     issuing: Issuing,
     roots: KbsUri,
     evidence: PeerEvidence,
+    /// Who may read the metrics, where that is over mTLS.
+    readers: Option<Allow>,
     refresh: Duration,
     hardware: Hardware,
     pins: SeenPins,
@@ -58,7 +63,8 @@ impl IssuerTerms {
                 "write `trust = \"both\"` in `[peers]`, with `roots` and `[peers.evidence]`",
             );
         };
-        Ok(Self { issuing, roots, evidence, refresh: roles.refresh(), hardware, pins: SeenPins::default() })
+        let readers = roles.metrics.as_ref().and_then(|metrics| metrics.allow.clone());
+        Ok(Self { issuing, roots, evidence, readers, refresh: roles.refresh(), hardware, pins: SeenPins::default() })
     }
 
     /// The table.
@@ -77,6 +83,8 @@ pub struct DeskKeeper<A> {
     pub clock: Clock,
     /// Where epochs are published.
     pub desks: watch::Sender<Option<Arc<Desk>>>,
+    /// The same for readers of the metrics: one entrance, where there is a list of them.
+    pub served: watch::Sender<Option<Arc<Served>>>,
     /// Where readiness is said.
     pub health: Arc<Health>,
     /// Where it is counted.
@@ -93,8 +101,8 @@ pub async fn keep_desk<A: Attest>(
     mut ask: mpsc::Receiver<()>,
     started: oneshot::Sender<()>,
 ) -> Finding {
-    let mut until = match desk(&keeper.terms, &first, &keeper.clock).await {
-        Ok(desk) => keeper.publish(desk),
+    let mut until = match epoch(&keeper.terms, &first, &keeper.clock).await {
+        Ok(epoch) => keeper.publish(epoch),
         Err(finding) => return finding,
     };
     drop(first);
@@ -114,7 +122,7 @@ pub async fn keep_desk<A: Attest>(
         }
         let again = async {
             let attested = keeper.attest.attest(BUDGET).await?;
-            desk(&keeper.terms, &attested, &keeper.clock).await
+            epoch(&keeper.terms, &attested, &keeper.clock).await
         };
         let made = timeout(BUDGET, again).await.unwrap_or_else(|_| {
             Err(Finding::new(Class::Unreachable, "CA, roots and pins were not read in time")
@@ -122,8 +130,8 @@ pub async fn keep_desk<A: Attest>(
         });
         since = Instant::now();
         match made {
-            Ok(desk) => {
-                until = keeper.publish(desk);
+            Ok(epoch) => {
+                until = keeper.publish(epoch);
                 failures = 0;
                 due = since + keeper.pause(until);
             }
@@ -143,8 +151,11 @@ pub async fn keep_desk<A: Attest>(
 }
 
 impl<A> DeskKeeper<A> {
-    fn publish(&self, desk: Desk) -> u64 {
+    fn publish(&self, (desk, served): (Desk, Option<Served>)) -> u64 {
         let until = desk.until;
+        if let Some(served) = served {
+            self.served.send_replace(Some(Arc::new(served)));
+        }
         self.desks.send_replace(Some(Arc::new(desk)));
         self.health.renewed(until);
         self.metrics.renewed(until);
@@ -161,8 +172,12 @@ impl<A> DeskKeeper<A> {
     }
 }
 
-/// One epoch.
-async fn desk(terms: &IssuerTerms, attested: &impl Attested, clock: &Clock) -> Result<Desk, Finding> {
+/// One epoch: what requesters are met with, and readers of the metrics.
+async fn epoch(
+    terms: &IssuerTerms,
+    attested: &impl Attested,
+    clock: &Clock,
+) -> Result<(Desk, Option<Served>), Finding> {
     let IssuerTerms { issuing, roots, evidence, hardware, .. } = terms;
     let pem = text(&attested.fetch(roots, MAX_RESOURCE).await?, roots)?;
     let demand = evidence::demand(evidence, hardware, &terms.pins, attested, clock).await?;
@@ -190,15 +205,19 @@ async fn desk(terms: &IssuerTerms, attested: &impl Attested, clock: &Clock) -> R
         Expected { spiffe: Some(&issuing.spiffe), dns: &[], roots: Some(&pem), rsa: false, now: clock.now() };
     let leaf = Leaf::check(issued, &expected)
         .map_err(|error| refuse(&format_args!("signs what peers would refuse: the certificate {error}")))?;
+    let leaf = Arc::new(leaf);
     let prover = match guest {
         Some(guest) => Prover::new(guest.token, &guest.key, &leaf, Some(Arc::clone(&hardware.reports)))
             .inspect_err(|error| {
                 tracing::warn!(%error, "requesters that demand evidence are shown none: this guest's attestation result cannot be used");
             })
-            .ok(),
+            .ok()
+            .map(Arc::new),
         None => None,
     };
-    Ok(Desk {
+    let read = Read { pem: &pem, demand: &demand, leaf: &leaf, prover: prover.as_ref() };
+    let served = terms.readers(attested, &read, clock).await?;
+    let desk = Desk {
         config: for_requests(&leaf).map_err(|error| bug(&error))?,
         prover,
         until: leaf.until(),
@@ -206,5 +225,38 @@ async fn desk(terms: &IssuerTerms, attested: &impl Attested, clock: &Clock) -> R
         ca,
         lifetime: issuing.lifetime,
         clock: clock.clone(),
-    })
+    };
+    Ok((desk, served))
+}
+
+/// What an epoch has read and made before its doors.
+struct Read<'r> {
+    pem: &'r str,
+    demand: &'r Arc<Demand>,
+    leaf: &'r Arc<Leaf>,
+    prover: Option<&'r Arc<Prover>>,
+}
+
+impl IssuerTerms {
+    /// The entrance of the metrics: by the issuer's own certificate, for peers as `[peers]` has them that are on
+    /// the list.
+    async fn readers(
+        &self,
+        attested: &impl Attested,
+        read: &Read<'_>,
+        clock: &Clock,
+    ) -> Result<Option<Served>, Finding> {
+        let Some(allow) = &self.readers else { return Ok(None) };
+        let peers = Peers::Both(self.roots.clone(), self.evidence.clone());
+        let trust = Arc::new(trust_of(&peers, Some(read.pem), Some(read.demand), Calls::Them, clock)?);
+        let door = door(&trust, allow, attested, &mut BTreeMap::new()).await?;
+        let entrance = Entrance::new(Arc::clone(read.leaf), door, METRICS.ours, METRICS.plain);
+        Ok(Some(Served {
+            entrances: vec![entrance.map_err(|error| bug(&error))?],
+            exits: Vec::new(),
+            prover: read.prover.cloned(),
+            until: read.leaf.until(),
+            since: clock.now(),
+        }))
+    }
 }

@@ -315,23 +315,7 @@ async fn rules(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result
     let mut lists: BTreeMap<String, Vec<PeerPattern>> = BTreeMap::new();
     let mut doors = Vec::with_capacity(terms.doors.len());
     for (allow, _) in &terms.doors {
-        let patterns = match allow {
-            Allow::Listed(patterns) => patterns.clone(),
-            // Above, and never beside another listener.
-            #[cfg(feature = "compat")]
-            Allow::AnyOfTheRoots => return Err(Finding::new(Class::Bug, "a listener for anyone among others")),
-            Allow::Resource(uri) => {
-                if let Some(patterns) = lists.get(&uri.to_string()) {
-                    patterns.clone()
-                } else {
-                    let patterns = allow_list(&attested.fetch(uri, MAX_RESOURCE).await?, uri)?;
-                    lists.insert(uri.to_string(), patterns.clone());
-                    patterns
-                }
-            }
-        };
-        let door = Door::new(Arc::clone(&trust), patterns);
-        doors.push(Arc::new(door.ok_or_else(|| Finding::new(Class::Config, "an allow-list is empty"))?));
+        doors.push(door(&trust, allow, attested, &mut lists).await?);
     }
     let trust = Arc::new(trust_of(&terms.peers, pem.as_deref(), demand.as_ref(), Calls::Us, clock)?);
     let exit = |peer: &SpiffeId| {
@@ -345,6 +329,32 @@ async fn rules(terms: &Terms, attested: &impl Attested, clock: &Clock) -> Result
         _ => None,
     };
     Ok(Rules { pem, doors, exits, issuer })
+}
+
+/// Whom one listener lets in. A list that several of them have is read once.
+async fn door(
+    trust: &Arc<Trust>,
+    allow: &Allow,
+    attested: &impl Attested,
+    lists: &mut BTreeMap<String, Vec<PeerPattern>>,
+) -> Result<Arc<Door>, Finding> {
+    let patterns = match allow {
+        Allow::Listed(patterns) => patterns.clone(),
+        // In `rules`, and never beside another listener.
+        #[cfg(feature = "compat")]
+        Allow::AnyOfTheRoots => return Err(Finding::new(Class::Bug, "a listener for anyone among others")),
+        Allow::Resource(uri) => {
+            if let Some(patterns) = lists.get(&uri.to_string()) {
+                patterns.clone()
+            } else {
+                let patterns = allow_list(&attested.fetch(uri, MAX_RESOURCE).await?, uri)?;
+                lists.insert(uri.to_string(), patterns.clone());
+                patterns
+            }
+        }
+    };
+    let door = Door::new(Arc::clone(trust), patterns);
+    Ok(Arc::new(door.ok_or_else(|| Finding::new(Class::Config, "an allow-list is empty"))?))
 }
 
 /// Whom to believe, by what was read.

@@ -21,7 +21,7 @@ pub struct Desk {
     /// For the handshake.
     pub config: Arc<ServerConfig>,
     /// What the issuer shows to those who demand its evidence. `None`: it has nothing to show.
-    pub prover: Option<Prover>,
+    pub prover: Option<Arc<Prover>>,
     /// When the certificate that it shows ends, seconds since 1970.
     pub until: u64,
     /// What requesters must show.

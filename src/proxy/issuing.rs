@@ -35,8 +35,8 @@ pub struct Counter {
     pub phase: channel::Receiver<Phase>,
     /// By which certificates end.
     pub clock: Clock,
-    /// Of connections.
-    pub limits: Limits,
+    /// Of connections, those of readers too.
+    pub limits: Arc<Limits>,
     /// Of certificates.
     pub quota: Quota,
     /// Whether the line of a certificate names the machine.
@@ -113,7 +113,7 @@ async fn answer(counter: &Counter, desk: &Desk, stream: TcpStream, from: SocketA
     counter.counts.accepted.add(1);
     // An attestation result may come now.
     tls.get_mut().0.known();
-    let heard = match issue::hear(&mut tls, desk.prover.as_ref(), desk.demand.wants_report()).await {
+    let heard = match issue::hear(&mut tls, desk.prover.as_deref(), desk.demand.wants_report()).await {
         Ok(heard) => heard,
         Err(why) => {
             counter.not_heard(&why, from);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::sidecar::{Roads, Signals, begun, drain, listen, raise_descriptors, until_over};
-use super::{Ended, boot, confine, pages};
+use super::sidecar::{Opening, Roads, Signals, begun, drain, listen, raise_descriptors, until_over};
+use super::{Ended, boot, confine, pages, reading};
 use crate::access::Deadline;
 use crate::config::Role;
 use crate::finding::{Class, Finding, Who};
@@ -14,7 +14,6 @@ use crate::identity::issuer::{DeskKeeper, IssuerTerms, keep_desk};
 use crate::issuance::quota::Quota;
 use crate::observe::health::{self, Health};
 use crate::observe::metrics::Metrics;
-use crate::observe::plain;
 use crate::ports::Ports;
 use crate::proxy::checks::cannot_listen;
 use crate::proxy::issuing::{self, Counter};
@@ -61,16 +60,12 @@ async fn issuer(
     let issuing = terms.issuing().clone();
     let descriptors = raise_descriptors();
     let health = Health::new(&ports.clock);
-    let metrics = Arc::new(Metrics::new([issuing.listen.to_string()]).issuing());
+    let port = config.roles.metrics.as_ref();
+    let metrics = reading::counted(Metrics::new([issuing.listen.to_string()]).issuing(), port);
     let held = socket::hold(issuing.listen).map_err(|error| cannot_listen("issuer.listen", issuing.listen, &error))?;
     let asked = listen("health.listen", config.roles.health())?;
     tokio::spawn(health::serve(asked, Arc::clone(&health), probes::of(&[])));
-    if let Some(port) = &config.roles.metrics {
-        if port.allow.is_some() {
-            return Err(readers());
-        }
-        tokio::spawn(plain::serve(listen("metrics.listen", port.listen)?, pages::numbers(&metrics)));
-    }
+    let reading = reading::hold(port, pages::numbers(&metrics))?;
     let deadline = Deadline::since(started, config.deadline);
     let (seccomp, landlock) = confine::confine(ports, booted, calls);
     metrics.sandboxed(seccomp, landlock);
@@ -79,6 +74,7 @@ async fn issuer(
         _ = signals.end.recv() => return Ok("ended before it served".to_owned()),
     };
     let (desks, epochs) = watch::channel(None);
+    let (served, shown) = watch::channel(None);
     let (phase, phases) = watch::channel(Phase::Serving);
     let (renew, ask) = mpsc::channel(1);
     let (started_once, has_begun) = oneshot::channel();
@@ -87,6 +83,7 @@ async fn issuer(
         attest: Roads { ports: ports.clone(), booted: Arc::clone(booted) },
         clock: ports.clock.clone(),
         desks,
+        served,
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
     };
@@ -94,11 +91,22 @@ async fn issuer(
     if !begun(&mut keeping, has_begun, deadline, signals).await? {
         return Ok("ended before it served".to_owned());
     }
+    let opening = Opening {
+        epochs: shown,
+        clock: ports.clock.clone(),
+        limits: Arc::new(Limits::new(config.roles.limits, descriptors)),
+        metrics: Arc::clone(&metrics),
+    };
+    // They may be read to the very end, as a sidecar's.
+    let (_to_the_end, end) = watch::channel(Phase::Serving);
+    if let Some(reading) = reading {
+        opening.readers(reading, 0, end, pages::numbers(&metrics))?;
+    }
     let counter = Counter {
         desks: epochs,
         phase: phases,
         clock: ports.clock.clone(),
-        limits: Limits::new(config.roles.limits, descriptors),
+        limits: opening.limits,
         quota: Quota::new(issuing.per_minute, issuing.per_identity),
         audit_hardware: issuing.audit_hardware,
         counts: metrics.inbound(0),
@@ -117,15 +125,6 @@ async fn issuer(
         (None, 0) => Ok("drained".to_owned()),
         (None, cut) => Err(Finding::new(Class::DrainForced, format!("{cut} requests were cut"))),
     }
-}
-
-fn readers() -> Finding {
-    Finding::new(
-        Class::Config,
-        "`[metrics]` has a list of readers, and the issuer serves metrics in plain, on loopback only",
-    )
-    .why("the issuer's listeners judge requests for certificates, and nobody else")
-    .next("remove `allow` or `allow_from` from `[metrics]`, and write `listen = \"127.0.0.1:15822\"`")
 }
 
 fn not_here() -> Finding {

@@ -8,6 +8,7 @@ mod get;
 mod init;
 mod issuer;
 mod pages;
+mod reading;
 mod report;
 mod sidecar;
 

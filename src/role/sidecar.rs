@@ -12,17 +12,18 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::boot::{Booted, ByRoad};
 use super::pages::{self, Delivered};
+use super::reading::{self, Reading};
 use super::{Ended, boot, confine};
 use crate::access::Deadline;
 use crate::clock::Clock;
 use crate::config::grammar::Local;
-use crate::config::roles::{self, Exposure, Inbound, Outbound, Roles};
+use crate::config::roles::{Exposure, Inbound, Outbound, Roles};
 use crate::config::{Provenance, Role};
 use crate::finding::{Class, Finding, Who};
 use crate::identity::{self, Keeper, Terms, keep};
 use crate::observe::health::{self, Health};
 use crate::observe::metrics::{self, Metrics};
-use crate::observe::plain;
+use crate::observe::plain::Page;
 use crate::ports::Ports;
 #[cfg(feature = "compat")]
 use crate::proxy::about::About;
@@ -179,10 +180,7 @@ async fn sidecar(
     let nearby = hold_near(&config.roles.outbound)?;
     let asked = listen("health.listen", config.roles.health())?;
     tokio::spawn(health::serve(asked, Arc::clone(&health), probes::of(&config.roles.inbound)));
-    let reading = match &config.roles.metrics {
-        Some(port) => metrics_port(port, &metrics)?,
-        None => None,
-    };
+    let reading = reading::hold(config.roles.metrics.as_ref(), pages::in_plain(&metrics))?;
 
     let deadline = Deadline::since(started, config.deadline);
     let directory = secrets::preflight(config, ports)?.map(Arc::new);
@@ -219,8 +217,10 @@ async fn sidecar(
     };
     // They may be read to the very end: a drain is worth watching.
     let (_to_the_end, end) = watch::channel(Phase::Serving);
-    if let Some((listen, held)) = reading {
-        opening.readers(listen, held, config.roles.inbound.len(), end, directory.clone())?;
+    if let Some(reading) = reading {
+        let (epochs, clock) = (opening.epochs.clone(), opening.clock.clone());
+        let pages = pages::for_readers(&metrics, Delivered { directory: directory.clone(), epochs, clock });
+        opening.readers(reading, config.roles.inbound.len(), end, pages)?;
     }
     for (place, (inbound, held)) in config.roles.inbound.iter().zip(sockets).enumerate() {
         opening.callers(inbound, held, place, phases.clone(), pages)?;
@@ -290,11 +290,11 @@ pub(super) async fn until_over(
 }
 
 /// What every listener is opened with.
-struct Opening {
-    epochs: watch::Receiver<Option<Arc<Served>>>,
-    clock: Clock,
-    limits: Arc<Limits>,
-    metrics: Arc<Metrics>,
+pub(super) struct Opening {
+    pub(super) epochs: watch::Receiver<Option<Arc<Served>>>,
+    pub(super) clock: Clock,
+    pub(super) limits: Arc<Limits>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Opening {
@@ -315,18 +315,15 @@ impl Opening {
         Ok(())
     }
 
-    /// Lets readers of the metrics, and of the receipt, in.
-    fn readers(
+    /// Lets readers of the metrics, and of what else is on these pages, in.
+    pub(super) fn readers(
         &self,
-        address: std::net::SocketAddr,
-        held: Held,
+        reading: Reading,
         place: usize,
         phase: watch::Receiver<Phase>,
-        directory: Option<Arc<RamDir>>,
+        pages: Page,
     ) -> Result<(), Finding> {
-        let socket = held.listen().map_err(|error| cannot_listen("metrics.listen", address, &error))?;
-        let delivered = Delivered { directory, epochs: self.epochs.clone(), clock: self.clock.clone() };
-        let pages = pages::for_readers(&self.metrics, delivered);
+        let (address, socket) = reading.listen()?;
         self.open(socket, address, Behind::Pages(pages), place, phase, self.metrics.port());
         Ok(())
     }
@@ -543,25 +540,7 @@ pub(super) fn listen(key: &str, address: std::net::SocketAddr) -> Result<TcpList
 fn counted(roles: &Roles) -> Arc<Metrics> {
     let metrics = Metrics::new(roles.inbound.iter().map(|inbound| inbound.listen.to_string()))
         .dialling(roles.outbound.iter().map(|outbound| outbound.listen.to_string()));
-    Arc::new(match &roles.metrics {
-        Some(port) if port.allow.is_some() => metrics.read_at(port.listen.to_string()),
-        _ => metrics,
-    })
-}
-
-/// Serves metrics in plain where there is no list of readers: configuration has it on loopback only. Else
-/// holds the address, until there is a certificate to show.
-fn metrics_port(
-    port: &roles::Metrics,
-    metrics: &Arc<Metrics>,
-) -> Result<Option<(std::net::SocketAddr, Held)>, Finding> {
-    let address = port.listen;
-    if port.allow.is_some() {
-        let held = socket::hold(address).map_err(|error| cannot_listen("metrics.listen", address, &error))?;
-        return Ok(Some((address, held)));
-    }
-    tokio::spawn(plain::serve(listen("metrics.listen", address)?, pages::in_plain(metrics)));
-    Ok(None)
+    reading::counted(metrics, roles.metrics.as_ref())
 }
 
 /// As many open files as the container may have. Returns how many.
