@@ -1,8 +1,11 @@
 //! The mesh's issuer: a pod of its own that holds the CA, and sidecars that it certifies. Each is the real
-//! binary in a simulated TEE of its own. What one request can be made to say, word by word, is in
-//! `src/tls/issue/tests.rs`; what a certificate can be asked to hold, in `src/issuance/ca/tests.rs`.
+//! binary in a simulated TEE of its own. Requests that lie are in `forged`; what one can be made to say, word by
+//! word, is in `src/tls/issue/tests.rs`; what a certificate can be asked to hold, in `src/issuance/ca/tests.rs`.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "issuer/forged.rs"]
+mod forged;
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -15,6 +18,7 @@ use countersign_testbed::pki::{Ca, Identity};
 use countersign_testbed::tee::{Document, Guest, SnpGuest, hex};
 use countersign_testbed::world::{RunningSigner, Started, World};
 use countersign_testbed::{Signal, eventually};
+use forged::{a_request_that_is_forged_is_given_nothing, a_request_that_is_said_again_is_given_nothing};
 use serde_json::{Value, json};
 
 const ISSUER: &str = "spiffe://example.org/ns/mesh/sa/issuer";
@@ -37,6 +41,8 @@ countersign_testbed::main! {
     two_sidecars_with_the_issuers_certificates_talk [GuestPort, Namespaces, Memory],
     a_workload_with_another_digest_is_given_nothing [GuestPort, Namespaces, Memory],
     a_workload_that_is_pinned_nowhere_is_given_nothing [GuestPort, Namespaces, Memory],
+    a_request_that_is_said_again_is_given_nothing [GuestPort, Namespaces, Memory],
+    a_request_that_is_forged_is_given_nothing [GuestPort, Namespaces, Memory],
     an_issuer_of_another_name_is_not_asked [GuestPort, Namespaces, Memory],
     an_issuer_that_is_not_pinned_is_not_asked [GuestPort, Namespaces, Memory],
     too_many_requests_of_one_identity_are_refused_by_name [GuestPort, Namespaces, Memory],

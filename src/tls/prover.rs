@@ -94,6 +94,12 @@ impl Attested {
         &self.ear
     }
 
+    /// States this, by the key alone. `None` where there is no randomness to sign with.
+    pub fn word(&self, statement: &Statement) -> Option<Proof> {
+        let signature = self.sign(&statement.signing_input())?;
+        Some(Proof { statement: statement.canonical(), signature, report: None })
+    }
+
     /// States this; with `report`, in the hardware's words too.
     pub async fn state(&self, statement: &Statement, report: bool) -> Result<Proof, Unshown> {
         let report = match (report, &self.reports) {
@@ -102,8 +108,8 @@ impl Attested {
             // Why not is in the log.
             (true, Some(from)) => Some(from.make(statement.report_data()).await.map_err(|_| Unshown::NoReport)?),
         };
-        let signature = self.sign(&statement.signing_input()).ok_or(Unshown::NoSignature)?;
-        Ok(Proof { statement: statement.canonical(), signature, report })
+        let word = self.word(statement).ok_or(Unshown::NoSignature)?;
+        Ok(Proof { report, ..word })
     }
 
     /// Only what begins with words of our own: the same key signs handshakes and certificates.

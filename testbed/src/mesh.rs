@@ -146,6 +146,11 @@ impl Peer {
         self.tls.conn.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned())
     }
 
+    /// What this session exports for `label` and `context` (RFC 8446 §7.5).
+    pub fn exporter(&self, label: &[u8], context: &[u8]) -> io::Result<[u8; 32]> {
+        self.tls.conn.export_keying_material([0; 32], label, Some(context)).map_err(io::Error::other)
+    }
+
     /// How many session tickets have come.
     pub fn tickets(&self) -> u32 {
         self.tls.conn.tls13_tickets_received()
