@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use countersign_testbed::guest::Answer;
 use countersign_testbed::http::Act;
 use countersign_testbed::mesh::{self, Reply, echo};
 use countersign_testbed::pki::Identity;
@@ -29,6 +30,8 @@ countersign_testbed::main! {
     ambiguous_requests_of_the_app_reach_no_peer [GuestPort, Namespaces],
     whoever_is_not_the_peer_gets_no_request [GuestPort, Namespaces],
     a_peer_that_is_away_is_told_and_comes_back [GuestPort, Namespaces],
+    without_a_certificate_the_app_is_told_until_there_is_one [GuestPort, Namespaces],
+    too_many_connections_are_told_until_one_of_them_ends [GuestPort, Namespaces],
     a_peer_of_http1_keeps_its_connection [GuestPort, Namespaces],
     what_was_lost_on_a_kept_connection_is_asked_again_and_a_post_is_not [GuestPort, Namespaces],
     a_stream_that_was_refused_is_asked_again [GuestPort, Namespaces],
@@ -251,6 +254,57 @@ fn a_peer_that_is_away_is_told_and_comes_back() {
         drop(peer);
         eventually("the connections are gone", || count(&rig, "connections_open", "") == 0.0);
     }
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: db\r\n\r\n";
+
+fn without_a_certificate_the_app_is_told_until_there_is_one() {
+    let rig = to_far();
+    let short = rig.ca.member_for(OURS, 10, 12);
+    rig.replace("payments/mesh/cert", short.pem());
+    rig.replace("payments/mesh/key", &short.key_pem());
+    let peer = mesh::far(&rig.world, FAR, &rig.friend, true, echo);
+    let sidecar = rig.ready();
+    assert_eq!(get(&rig, "/").status, 200, "{}", sidecar.said());
+    // The KBS is away for longer than the certificate lives, and so is what was connected with it.
+    rig.world.guest_api().set("payments/mesh/cert", Answer::Refused);
+    eventually("it is not ready", || rig.ask("/readyz") != 200);
+    peer.cut();
+    eventually("the connection is gone", || count(&rig, "connections_open", "") == 0.0);
+    for told in 1..=2 {
+        refused_by_us(&get(&rig, "/"), 503, "no-certificate", &sidecar);
+        assert_eq!(count(&rig, "shed_total", ""), f64::from(told));
+    }
+    assert_eq!((peer.count(), connected(&rig)), (1, 1.0), "nobody is shown a certificate that has ended");
+    let next = rig.ca.member(OURS);
+    rig.replace("payments/mesh/key", &next.key_pem());
+    rig.replace("payments/mesh/cert", next.pem());
+    eventually("it is ready again", || {
+        let _ = sidecar.signal(Signal::HUP);
+        rig.ask("/readyz") == 200
+    });
+    assert_eq!(get(&rig, "/").status, 200, "{}", sidecar.said());
+    assert_eq!((peer.count(), connected(&rig)), (2, 2.0));
+}
+
+fn too_many_connections_are_told_until_one_of_them_ends() {
+    let rig = out(FAR, FRIEND, "[limits]\nconnections = 2");
+    let sidecar = rig.ready();
+    // An answer says that the connection has its place. Of the two, one is free for the peer, who is away.
+    let mut first = dial(&rig);
+    refused_by_us(&ask(&mut first, GET), 502, "peer-unreachable", &sidecar);
+    let mut second = dial(&rig);
+    refused_by_us(&ask(&mut second, GET), 503, "too-many", &sidecar);
+    let peer = mesh::far(&rig.world, FAR, &rig.friend, true, echo);
+    refused_by_us(&ask(&mut first, GET), 503, "too-many", &sidecar);
+    assert_eq!((peer.connections(), count(&rig, "shed_total", "")), (0, 2.0));
+    drop(second);
+    eventually("its place is the peer's", || ask(&mut first, GET).status == 200);
+    // Where even the app's own connection has no place there is nobody to tell.
+    mesh::plain(&rig.world, OUT, GET).expect_err("it is reset");
+    drop(first);
+    eventually("others come in", || mesh::plain(&rig.world, OUT, GET).is_ok_and(|reply| reply.status == 200));
+    assert_eq!(connected(&rig), 1.0, "what was made is kept");
 }
 
 fn a_peer_of_http1_keeps_its_connection() {

@@ -40,6 +40,7 @@ countersign_testbed::main! {
     pins_that_go_back_replace_none [GuestPort, Namespaces, Memory],
     evidence_is_not_demanded_where_none_can_be_given [GuestPort, Namespaces, Memory],
     requests_share_one_proven_connection [GuestPort, Namespaces, Memory],
+    more_requests_at_once_than_a_connection_takes_share_a_second_proven_one [GuestPort, Namespaces, Memory],
     requests_end_with_the_trust_in_their_peer [GuestPort, Namespaces, Memory],
     new_evidence_is_shown_on_a_new_connection_before_anybody_asks [GuestPort, Namespaces, Memory],
 }
@@ -362,6 +363,41 @@ fn requests_share_one_proven_connection() {
         }
         assert_eq!((app.count(), scene.called("accepted"), scene.dialled("connected")), (5, 1, 1));
     }
+}
+
+/// Requests that one connection of HTTP/2 takes at once (docs/sidecar.md).
+const AT_ONCE: u64 = 100;
+
+fn more_requests_at_once_than_a_connection_takes_share_a_second_proven_one() {
+    let scene = Scene::new("both", "snp");
+    let app = mesh::app(&scene.world, "127.0.0.1:8080", echo);
+    let (api, web) = scene.of_http();
+    let (_api, web) = (scene.start(&api), scene.start(&web));
+    // Each is under way until its body's one byte is sent.
+    let begin = || {
+        let mut socket = scene.world.connect(OUT).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        socket.write_all(b"POST /held HTTP/1.1\r\nhost: api\r\ncontent-length: 1\r\n\r\n").unwrap();
+        socket
+    };
+    let active = format!("countersign_requests_active{{inbound=\"{IN}\"}}");
+    let under_way = |count| eventually("they are under way", || scene.metric(API_METRICS, &active) == count);
+    for connections in [1, 2] {
+        let mut held: Vec<_> = (0..AT_ONCE).map(|_| begin()).collect();
+        under_way(AT_ONCE);
+        // The second round finds what the first one made.
+        assert_eq!(scene.dialled("connected"), connections);
+        held.push(begin());
+        under_way(AT_ONCE + 1);
+        assert_eq!((scene.dialled("connected"), scene.called("accepted")), (2, 2), "proven both");
+        for mut socket in held {
+            socket.write_all(b"x").unwrap();
+            assert_eq!(mesh::read_reply(&mut socket).unwrap().status, 200, "{}", web.said());
+        }
+        under_way(0);
+    }
+    assert_eq!((scene.dialled("connected"), scene.called("accepted")), (2, 2), "{}", web.said());
+    assert_eq!(app.count_of("/held"), 202);
 }
 
 fn requests_end_with_the_trust_in_their_peer() {
