@@ -33,6 +33,8 @@ pub(crate) struct Scene {
     pub(crate) trust: &'static str,
     pub(crate) tee: &'static str,
     pub(crate) level: &'static str,
+    /// Of `[peers.evidence]`. Whoever changes it pins again.
+    pub(crate) max_age: &'static str,
     pub(crate) kbs_ca: String,
 }
 
@@ -65,7 +67,7 @@ impl Scene {
         }
         let kbs = world.kbs("127.0.0.1:8443", kbs);
         kbs.set_resource("payments/trustee/token-ca", kbs.token_root());
-        let scene = Self { world, kbs, mesh, trust, tee, level, kbs_ca: ca.pem().to_owned() };
+        let scene = Self { world, kbs, mesh, trust, tee, level, max_age: "1h", kbs_ca: ca.pem().to_owned() };
         scene.pin(1, |_| {});
         scene
     }
@@ -107,8 +109,8 @@ impl Scene {
             "roots" => String::new(),
             _ => format!(
                 "[peers.evidence]\ntoken_roots = \"kbs:///payments/trustee/token-ca\"\n\
-                 pins = \"kbs:///payments/mesh/pins\"\nmax_age = \"1h\"\n{}",
-                self.level
+                 pins = \"kbs:///payments/mesh/pins\"\nmax_age = \"{}\"\n{}",
+                self.max_age, self.level
             ),
         };
         Document::of_kbs(&url, ca).countersign(&format!(
@@ -186,7 +188,13 @@ impl Scene {
     }
 
     pub(crate) fn start(&self, pod: &Pod) -> Started<'_> {
+        self.start_ahead(pod, 0)
+    }
+
+    /// The same with a clock that is so many seconds ahead: what others show is older by it.
+    pub(crate) fn start_ahead(&self, pod: &Pod, seconds: u64) -> Started<'_> {
         let sim = self.world.sim(&[]).arg("sidecar").tee(&pod.signer).initdata(pod.document.text());
+        let sim = sim.arg("--sim-clock-offset").arg(seconds.to_string());
         let started = sim.time_limit(Duration::from_secs(90)).start();
         eventually("the sidecar is ready", || {
             assert!(started.is_running(), "it ended: {}", started.said());
