@@ -22,9 +22,10 @@ use countersign::config::spiffe::{PeerPattern, SpiffeId};
 use countersign::formats::ear::TrustAnchors;
 use countersign::formats::jwk::EcPublicJwk;
 use countersign::formats::pins::Pins;
+use countersign::formats::statement::{Purpose, Statement};
 use countersign::secret::Secret;
 use countersign::tls::client::Exit;
-use countersign::tls::demand::{Demand, Level};
+use countersign::tls::demand::{Demand, Level, Shown};
 use countersign::tls::exchange::{OURS_TCP, Side, accept, connect};
 use countersign::tls::leaf::{Expected, Issued, Leaf};
 use countersign::tls::prover::Prover;
@@ -32,7 +33,7 @@ use countersign::tls::server::Entrance;
 use countersign::tls::trust::{Calls, Door, Trust};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use rustix::time::{ClockId, clock_gettime};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
@@ -73,7 +74,15 @@ fn main() {
             cold.push((used() - begin) / fresh.len() as f64);
             warm.push(cpu(each / 10, || proven.meet()).await);
         }
-        line("handshake_nobody_known_cpu", median(cold), median(warm), "us of both sides; beside: verdicts remembered");
+        told("handshake_nobody_known_cpu", "verdicts remembered", median(cold), median(warm), "us of both sides");
+
+        let (mut cold, mut warm) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let (first, again) = mesh.judging(each).await;
+            cold.push(first);
+            warm.push(again);
+        }
+        told("appraisal_cpu", "a verdict that is remembered", median(cold), median(warm), "us, the statement with it");
 
         let before = resident();
         let mut kept = Vec::new();
@@ -91,10 +100,14 @@ fn main() {
 }
 
 fn line(case: &str, ours: f64, theirs: f64, unit: &str) {
+    told(case, "the same handshake without evidence", ours, theirs, unit);
+}
+
+fn told(case: &str, peer: &str, ours: f64, theirs: f64, unit: &str) {
     let round = |value: f64| (value * 100.0).round() / 100.0;
     println!(
         "{}",
-        json!({"case": case, "peer": "the same handshake without evidence", "ours": round(ours),
+        json!({"case": case, "peer": peer, "ours": round(ours),
             "theirs": round(theirs), "unit": unit, "ratio": round(ours / theirs)})
     );
 }
@@ -144,6 +157,8 @@ struct Pair {
 }
 
 struct Member {
+    /// DER.
+    certificate: CertificateDer<'static>,
     leaf: Arc<Leaf>,
     prover: Arc<Prover>,
 }
@@ -179,20 +194,43 @@ impl Mesh {
         Self { ca: Issuer::new(ca, ca_key), ca_pem, signer, chain, clock: Clock::system() }
     }
 
-    fn pair(&self, proven: bool) -> Pair {
+    /// Remembers no verdict yet.
+    fn demand(&self) -> Demand {
         let pins = json!({"serial": 1, "policy_ids": ["default"], "peers": {
             API: {"init_data": ["aa".repeat(32)], "hardware": "any"},
             WEB: {"init_data": ["aa".repeat(32)], "hardware": "any"},
         }});
         let pem =
             format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(&self.chain[1]));
-        let demand = || {
-            let anchors = TrustAnchors::from_pem(pem.as_bytes()).unwrap();
-            let pins = Pins::parse(pins.to_string().as_bytes()).unwrap();
-            Arc::new(Demand::new(anchors, pins, Duration::from_secs(3600), Level::Key, &self.clock))
+        let anchors = TrustAnchors::from_pem(pem.as_bytes()).unwrap();
+        let pins = Pins::parse(pins.to_string().as_bytes()).unwrap();
+        Demand::new(anchors, pins, Duration::from_secs(3600), Level::Key, &self.clock)
+    }
+
+    /// Microseconds to judge what a peer shows, of `count`: for the first time, and when the verdict is remembered.
+    async fn judging(&self, count: u32) -> (f64, f64) {
+        let Pair { web, towards_web, .. } = self.pair(true);
+        let known = towards_web.known(std::slice::from_ref(&web.certificate)).unwrap();
+        let (purpose, nonce, exporter) = (Purpose::ChannelClient, [7; 32], [8; 32]);
+        let expected = Statement { purpose, leaf: known.leaf().unwrap(), nonce, exporter };
+        let proof = web.prover.prove(purpose, (nonce, exporter), false).await.unwrap();
+        let shown =
+            Shown { ear: web.prover.ear(), statement: &proof.statement, signature: &proof.signature, report: None };
+        let demands: Vec<Demand> = (0..count).map(|_| self.demand()).collect();
+        let judge = || {
+            let begin = used();
+            for demand in &demands {
+                demand.judge(&known, &shown, &expected).unwrap();
+            }
+            (used() - begin) / f64::from(count)
         };
+        (judge(), judge())
+    }
+
+    fn pair(&self, proven: bool) -> Pair {
         let door = |calls, allowed| {
-            let trust = Trust::by_roots(&self.ca_pem, calls, proven.then(demand), &self.clock).unwrap();
+            let demand = proven.then(|| Arc::new(self.demand()));
+            let trust = Trust::by_roots(&self.ca_pem, calls, demand, &self.clock).unwrap();
             Arc::new(Door::new(Arc::new(trust), vec![PeerPattern::parse(allowed).unwrap()]).unwrap())
         };
         let (towards_api, towards_web) = (door(Calls::Us, API), door(Calls::Them, WEB));
@@ -211,7 +249,7 @@ impl Mesh {
         let leaf = Arc::new(Leaf::check(issued, &expected).unwrap());
         let ear = Zeroizing::new(self.token(&attested));
         let prover = Arc::new(Prover::new(ear, &Secret::new(attested.serialize_der()), &leaf, None).unwrap());
-        Member { leaf, prover }
+        Member { certificate: certificate.der().clone(), leaf, prover }
     }
 
     /// An affirming token for `key`, as Trustee signs it.

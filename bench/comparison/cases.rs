@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::account;
-use crate::load::{Configs, Idle, Kx, LANES, Load, Peer, Seen, Work, client};
-use crate::proxies::{Kind, METRICS, Mode, Proxy, Room};
+use crate::load::{Callers, Idle, Kx, LANES, Load, Peer, Seen, Work, client};
+use crate::proxies::{FRIEND, Kind, METRICS, Mode, Proxy, Room};
 use crate::table::{CASES, Case, Limit, MEMORY, P99, RSS};
 
 /// Idle connections whose memory is counted.
@@ -32,24 +32,29 @@ const RENEWAL: Duration = Duration::from_secs(1);
 
 /// Everything that is set up.
 pub struct Bench {
-    room: Room,
-    ca: Ca,
-    friend: Identity,
+    pub room: Room,
+    pub ca: Ca,
+    pub friend: Identity,
     short: bool,
-    runs: usize,
+    pub runs: usize,
     wanted: Vec<String>,
 }
 
 /// One side of a case, over all runs.
 #[derive(Default)]
-struct Side {
-    values: Vec<f64>,
+pub struct Side {
+    pub values: Vec<f64>,
     p50: Vec<f64>,
     p99: Vec<f64>,
 }
 
 impl Side {
-    fn add(&mut self, value: f64, seen: &Seen) {
+    /// Of values that were not measured here.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        Self { values: values.into_iter().collect(), ..Self::default() }
+    }
+
+    pub fn add(&mut self, value: f64, seen: &Seen) {
         self.values.push(value);
         if !seen.latencies.is_empty() {
             self.p50.push(f64::from(seen.percentile(50)));
@@ -59,18 +64,18 @@ impl Side {
 }
 
 /// What a line says beside the numbers.
-struct Line<'a> {
-    case: &'a str,
-    peer: &'a str,
-    version: &'a str,
-    kx: &'a str,
-    unit: &'a str,
-    limit: Option<Limit>,
+pub struct Line<'a> {
+    pub case: &'a str,
+    pub peer: &'a str,
+    pub version: &'a str,
+    pub kx: &'a str,
+    pub unit: &'a str,
+    pub limit: Option<Limit>,
 }
 
 impl Bench {
     pub fn new(room: Room, ca: Ca, short: bool, runs: Option<usize>, wanted: Vec<String>) -> Self {
-        let friend = ca.member("spiffe://example.org/ns/web/sa/front");
+        let friend = ca.member(FRIEND);
         Self { room, ca, friend, short, runs: runs.unwrap_or(if short { 1 } else { 7 }), wanted }
     }
 
@@ -101,7 +106,7 @@ impl Bench {
         good
     }
 
-    fn wants(&self, name: &str) -> bool {
+    pub fn wants(&self, name: &str) -> bool {
         self.wanted.is_empty() || self.wanted.iter().any(|wanted| name.starts_with(wanted))
     }
 
@@ -112,11 +117,11 @@ impl Bench {
     }
 
     /// The key exchange with this proxy, where a case asks for one: OpenSSL 3.0 has no hybrid.
-    fn kx(kind: Kind, asked: Kx) -> Kx {
-        if kind == Kind::Countersign { asked } else { Kx::X25519 }
+    pub fn kx(kind: Kind, asked: Kx) -> Kx {
+        if matches!(kind, Kind::Countersign | Kind::Proven | Kind::Issuer) { asked } else { Kx::X25519 }
     }
 
-    fn friends(&self, kx: Kx, alpn: &[u8]) -> Configs {
+    pub fn friends(&self, kx: Kx, alpn: &[u8]) -> Callers {
         Rc::new(vec![client(&self.friend, self.ca.pem(), kx, alpn)])
     }
 
@@ -150,7 +155,7 @@ impl Bench {
         self.tell(&line, &ours, &theirs) && good
     }
 
-    async fn measure(&self, proxy: &Proxy, peer: &Peer, work: Work, lanes: usize) -> (Seen, Duration) {
+    pub async fn measure(&self, proxy: &Proxy, peer: &Peer, work: Work, lanes: usize) -> (Seen, Duration) {
         let (open, before) = self.window();
         let load = Load::start(peer, work, lanes);
         sleep(before).await;
@@ -246,23 +251,9 @@ impl Bench {
                 let kx = Self::kx(kind, Kx::Hybrid);
                 let proxy = self.room.start(kind);
                 let peer = Peer::new(kind.address(mode), kx, &self.friends(kx, b"http/1.1"));
-                let before = account::anonymous(proxy.pid());
-                let mut idle = match crowd(&peer).await {
-                    Ok(idle) => idle,
-                    Err(error) => {
-                        eprintln!("{case}: {}: a connection failed: {error}", kind.name());
-                        return false;
-                    }
-                };
-                let after = account::anonymous(proxy.pid());
-                side.values.push((after - before) / IDLE as f64);
-                // What was counted is alive, and had no ticket.
-                for each in &mut idle {
-                    let lives = each.ask().await;
-                    good &= lives.is_ok() && each.tickets() == 0;
-                }
-                if !good {
-                    eprintln!("{case}: {}: an idle connection was ended, or was sent a ticket", kind.name());
+                match idle(case, &proxy, &peer).await {
+                    Some(each) => side.values.push(each),
+                    None => good = false,
                 }
             }
         }
@@ -289,7 +280,7 @@ impl Bench {
     }
 
     /// Prints a line, and holds its ratio to the limit.
-    fn tell(&self, line: &Line<'_>, ours: &Side, theirs: &Side) -> bool {
+    pub fn tell(&self, line: &Line<'_>, ours: &Side, theirs: &Side) -> bool {
         let (own, other) = (median(&ours.values), median(&theirs.values));
         let mut text = json!({
             "case": line.case, "peer": line.peer, "peer_version": line.version, "kx": line.kx,
@@ -310,7 +301,8 @@ impl Bench {
         let (must, aim) = (must * room, aim * room);
         let missed = |limit: f64| if more { number < limit } else { number > limit };
         if missed(must) {
-            let held = !self.short || ["handshake", "memory", "rss"].iter().any(|name| case.starts_with(name));
+            let held =
+                !self.short || ["handshake", "memory", "rss", "evidence"].iter().any(|name| case.starts_with(name));
             eprintln!("{case}: {number:.3} misses {must:.3}{}", if held { "" } else { " (one short run: not held)" });
             return !held;
         }
@@ -322,16 +314,38 @@ impl Bench {
 }
 
 /// Ours and theirs.
-fn exchanges(peer: Kind, asked: Kx) -> String {
+pub fn exchanges(peer: Kind, asked: Kx) -> String {
     let (ours, theirs) = (asked.name(), Bench::kx(peer, asked).name());
     if ours == theirs { ours.to_owned() } else { format!("{ours} / {theirs}") }
 }
 
-fn none_failed(case: &str, kind: Kind, seen: &Seen) -> bool {
+pub fn none_failed(case: &str, kind: Kind, seen: &Seen) -> bool {
     if let Some(error) = &seen.error {
         eprintln!("{case}: {}: {} failed, the first with: {error}", kind.name(), seen.failed);
     }
     seen.failed == 0 && seen.done > 0
+}
+
+/// What an idle connection takes, KiB. `None`, and said why: one failed.
+pub async fn idle(case: &str, proxy: &Proxy, peer: &Peer) -> Option<f64> {
+    let before = account::anonymous(proxy.pid());
+    let told = |what: &str| eprintln!("{case}: {}: {what}", proxy.kind.name());
+    let mut idle = match crowd(peer).await {
+        Ok(idle) => idle,
+        Err(error) => {
+            told(&format!("a connection failed: {error}"));
+            return None;
+        }
+    };
+    let after = account::anonymous(proxy.pid());
+    // What was counted is alive, and had no ticket.
+    for each in &mut idle {
+        if each.ask().await.is_err() || each.tickets() != 0 {
+            told("an idle connection was ended, or was sent a ticket");
+            return None;
+        }
+    }
+    Some((after - before) / IDLE as f64)
 }
 
 /// Idle connections, a few handshakes at a time.

@@ -6,8 +6,10 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,7 +19,7 @@ use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, NamedGroup, RootCertStore};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -26,6 +28,7 @@ use tokio_rustls::client::TlsStream;
 use countersign_testbed::pki::Identity;
 
 use crate::backend::{ENDLESS, PIECE, content_length, find};
+use crate::proof::Proof;
 
 /// The name in every proxy's certificate.
 pub const NAME: &str = "api.test";
@@ -64,6 +67,8 @@ impl Kx {
 pub enum Work {
     /// Connect, handshake, one request, close.
     Connect,
+    /// The same of an issuer: what it is asked for is in the exchange.
+    Issue,
     /// A request on a connection that stays.
     Http1,
     /// The same, HTTP/2.
@@ -74,36 +79,64 @@ pub enum Work {
     Up,
 }
 
-/// Configurations of clients, one for each certificate; taken in turn.
-pub type Configs = Rc<Vec<Arc<ClientConfig>>>;
+/// Who connects: a certificate, and what is shown and demanded after the handshake.
+pub struct Caller {
+    pub tls: Arc<ClientConfig>,
+    pub proof: Option<Proof>,
+}
+
+/// Callers; taken in turn.
+pub type Callers = Rc<Vec<Caller>>;
+
+/// A connection that counts how often an answer had to be waited for.
+pub struct Wire {
+    socket: TcpStream,
+    asked: bool,
+    waits: u32,
+}
+
+/// What a handshake leaves.
+type Tls = TlsStream<Wire>;
 
 /// One peer of a proxy.
 #[derive(Clone)]
 pub struct Peer {
     address: SocketAddr,
     kx: Kx,
-    identities: Configs,
+    callers: Callers,
     next: Rc<Cell<usize>>,
 }
 
 impl Peer {
-    pub fn new(address: SocketAddr, kx: Kx, identities: &Configs) -> Self {
-        Self { address, kx, identities: Rc::clone(identities), next: Rc::default() }
+    pub fn new(address: SocketAddr, kx: Kx, callers: &Callers) -> Self {
+        Self { address, kx, callers: Rc::clone(callers), next: Rc::default() }
     }
 
     /// A handshake, our half of it. Errors if another key exchange came out, or a ticket did.
-    async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
+    async fn connect(&self) -> io::Result<Tls> {
         let turn = self.next.replace(self.next.get().wrapping_add(1));
-        let config = &self.identities[turn % self.identities.len()];
+        let caller = &self.callers[turn % self.callers.len()];
         let socket = TcpStream::connect(self.address).await?;
         socket.set_nodelay(true)?;
         let name = ServerName::try_from(NAME).expect("a name");
-        let tls = TlsConnector::from(Arc::clone(config)).connect(name, socket).await?;
+        let wire = Wire { socket, asked: false, waits: 0 };
+        let mut tls = TlsConnector::from(Arc::clone(&caller.tls)).connect(name, wire).await?;
         let group = tls.get_ref().1.negotiated_key_exchange_group().map(rustls::crypto::SupportedKxGroup::name);
         if group != Some(self.kx.group()) {
             return Err(io::Error::other(format!("{:?} was not chosen, but {group:?}", self.kx)));
         }
+        if let Some(proof) = &caller.proof {
+            proof.exchange(&mut tls).await?;
+        }
         Ok(tls)
+    }
+
+    /// How many answers a caller waits for before it may send its app's first byte: round trips after TCP's own.
+    pub async fn round_trips(&self) -> io::Result<u32> {
+        let mut tls = self.connect().await?;
+        let waits = tls.get_ref().0.waits;
+        request(&mut tls).await?;
+        Ok(waits)
     }
 
     /// A connection with one request behind it: idle from now on.
@@ -114,8 +147,34 @@ impl Peer {
     }
 }
 
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(cx, buf);
+        if buf.filled().len() > before && std::mem::take(&mut self.asked) {
+            self.waits += 1;
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.asked = true;
+        Pin::new(&mut self.socket).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
 /// A client's configuration: this certificate, these roots, one key exchange, no resumption.
-pub fn client(identity: &Identity, roots: &str, kx: Kx, alpn: &[u8]) -> Arc<ClientConfig> {
+pub fn client(identity: &Identity, roots: &str, kx: Kx, alpn: &[u8]) -> Caller {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups = vec![match kx {
         Kx::Hybrid => kx_group::X25519MLKEM768,
@@ -133,11 +192,11 @@ pub fn client(identity: &Identity, roots: &str, kx: Kx, alpn: &[u8]) -> Arc<Clie
         .expect("the key is the certificate's");
     config.resumption = rustls::client::Resumption::disabled();
     config.alpn_protocols = vec![alpn.to_vec()];
-    Arc::new(config)
+    Caller { tls: Arc::new(config), proof: None }
 }
 
 /// A connection that nothing is asked on.
-pub struct Idle(TlsStream<TcpStream>);
+pub struct Idle(Tls);
 
 impl Idle {
     /// One request, to see whether it lives.
@@ -215,7 +274,7 @@ impl Load {
             let (peer, meter) = (peer.clone(), Rc::clone(&meter));
             tokio::task::spawn_local(async move {
                 let result = match work {
-                    Work::Connect => connections(&peer, &meter).await,
+                    Work::Connect | Work::Issue => connections(&peer, &meter, work == Work::Connect).await,
                     Work::Http1 => http1(&peer, &meter).await,
                     Work::Http2 => http2(&peer, &meter).await,
                     Work::Down => down(&peer, &meter).await,
@@ -256,11 +315,13 @@ impl Load {
     }
 }
 
-async fn connections(peer: &Peer, meter: &Meter) -> io::Result<()> {
+async fn connections(peer: &Peer, meter: &Meter, asks: bool) -> io::Result<()> {
     while !meter.over.get() {
         let begun = Instant::now();
         let mut tls = peer.connect().await?;
-        request(&mut tls).await?;
+        if asks {
+            request(&mut tls).await?;
+        }
         meter.request(begun);
         tls.shutdown().await?;
     }
@@ -320,7 +381,7 @@ async fn up(peer: &Peer, meter: &Meter) -> io::Result<()> {
 }
 
 /// `GET /`, and its answer to the last byte, which must be 200.
-async fn request(tls: &mut TlsStream<TcpStream>) -> io::Result<()> {
+async fn request(tls: &mut Tls) -> io::Result<()> {
     tls.write_all(b"GET / HTTP/1.1\r\nhost: api.test\r\nuser-agent: bench\r\naccept: */*\r\n\r\n").await?;
     tls.flush().await?;
     let (mut answer, mut count) = ([0; 2048], 0);

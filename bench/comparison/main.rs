@@ -11,7 +11,9 @@
 mod account;
 mod backend;
 mod cases;
+mod evidence;
 mod load;
+mod proof;
 mod proxies;
 mod table;
 
@@ -51,18 +53,23 @@ fn main() -> ExitCode {
     sched_setaffinity(None, &here).expect("the loader needs a processor beside the proxies'");
 
     let ca = Ca::new("mesh");
-    let server = ca.member_with(&["spiffe://example.org/ns/payments/sa/api"], &[load::NAME], |_| {});
-    let _guest = GuestApi::healthy()
+    let server = ca.member_with(&[proxies::API], &[load::NAME], |_| {});
+    let guest = GuestApi::healthy()
         .secret("default/countersign/payments.api", proxies::ours())
         .secret("payments/mesh/roots", ca.pem())
         .secret("payments/mesh/cert", server.pem())
-        .secret("payments/mesh/key", server.key_pem())
-        .here()
-        .expect("127.0.0.1:8006 is free in a namespace of our own");
+        .secret("payments/mesh/key", server.key_pem());
     let _app = App::start();
-    let bench = Bench::new(Room::new(&room, &ca, &server), ca, short, runs, wanted);
+    let room = Room::new(&room, &ca, &server);
+    let bench = Bench::new(room, ca, short, runs, wanted);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let good = tokio::task::LocalSet::new().block_on(&runtime, bench.run());
+    let good = tokio::task::LocalSet::new().block_on(&runtime, async {
+        let plain = evidence::here(&guest);
+        let good = bench.run().await;
+        drop(plain);
+        let wanted = evidence::CASES.iter().any(|case| bench.wants(case));
+        (!wanted || evidence::Scene::new(&bench, &server, guest).run().await) && good
+    });
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -25,6 +25,10 @@ const START: Duration = Duration::from_secs(20);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Countersign,
+    /// Ours, which demands evidence of its callers and shows its own.
+    Proven,
+    /// Ours, as the mesh's issuer.
+    Issuer,
     Haproxy,
     Nginx,
 }
@@ -40,6 +44,8 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Countersign => "countersign",
+            Self::Proven => "countersign with evidence",
+            Self::Issuer => "countersign issuer",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx stream",
         }
@@ -50,6 +56,8 @@ impl Kind {
         let port = match (self, mode) {
             (Self::Countersign, Mode::Http) => 8443,
             (Self::Countersign, Mode::Tcp) => 8444,
+            (Self::Proven, _) => 8446,
+            (Self::Issuer, _) => 8447,
             (Self::Haproxy, Mode::Http) => 8453,
             (Self::Haproxy, Mode::Tcp) => 8454,
             (Self::Nginx, _) => 8463,
@@ -60,7 +68,7 @@ impl Kind {
     /// What it says of its version, and the version of its TLS library where it says that.
     pub fn version(self) -> String {
         let (program, argument) = match self {
-            Self::Countersign => (binary(), "--version"),
+            Self::Countersign | Self::Proven | Self::Issuer => (binary(), "--version"),
             Self::Haproxy => ("haproxy".into(), "-vv"),
             Self::Nginx => ("nginx".into(), "-V"),
         };
@@ -108,9 +116,10 @@ impl Room {
         command.args(["--cpu-list", &PROCESSORS.0.to_string()]);
         command.env("OPENSSL_CONF", self.0.join("openssl.cnf"));
         match kind {
-            Kind::Countersign => {
+            Kind::Countersign | Kind::Proven | Kind::Issuer => {
+                let role = if kind == Kind::Issuer { "issuer" } else { "sidecar" };
                 command.arg(binary()).env_clear().envs([
-                    ("COUNTERSIGN_ROLE", "sidecar"),
+                    ("COUNTERSIGN_ROLE", role),
                     ("COUNTERSIGN_NAMESPACE", "payments"),
                     ("COUNTERSIGN_WORKLOAD", "api"),
                     ("PATH", "/usr/bin:/bin"),
@@ -141,6 +150,52 @@ const NO_TICKETS: &str =
 
 /// Who may call.
 const FRIENDS: &str = "spiffe://example.org/ns/web/sa/*";
+
+/// Who we are, and who calls.
+pub const API: &str = "spiffe://example.org/ns/payments/sa/api";
+pub const FRIEND: &str = "spiffe://example.org/ns/web/sa/front";
+
+/// Who signs certificates for both.
+pub const ISSUER: &str = "spiffe://example.org/ns/mesh/sa/issuer";
+
+/// Our configuration with evidence, as initdata of a guest has it whose KBS is there.
+pub fn proven(url: &str, ca: &str) -> String {
+    let http = Kind::Proven.address(Mode::Http);
+    attested(
+        url,
+        ca,
+        &format!(
+            "[identity]\nsource = \"kbs-certificate\"\nspiffe = \"{API}\"\n\
+             certificate = \"kbs:///payments/mesh/cert\"\nkey = \"kbs:///payments/mesh/key\"\n\
+             [[inbound]]\nlisten = \"{http}\"\napp = \"{APP}\"\nallow = [\"{FRIENDS}\"]\n\
+             [health]\nlisten = \"127.0.0.1:15831\"\n[metrics]\nlisten = \"127.0.0.1:15832\"\n"
+        ),
+    )
+}
+
+/// The same of an issuer that gives one identity as many certificates as the loader wants.
+pub fn issuer(url: &str, ca: &str) -> String {
+    let listen = Kind::Issuer.address(Mode::Tcp);
+    attested(
+        url,
+        ca,
+        &format!(
+            "[issuer]\nlisten = \"{listen}\"\nspiffe = \"{ISSUER}\"\n\
+             certificate = \"kbs:///payments/ca/certificate\"\nkey = \"kbs:///payments/ca/key\"\n\
+             per_minute = 1000000\nper_identity = 1000000\n\
+             [health]\nlisten = \"127.0.0.1:15841\"\n[metrics]\nlisten = \"127.0.0.1:15842\"\n"
+        ),
+    )
+}
+
+fn attested(url: &str, ca: &str, rest: &str) -> String {
+    format!(
+        "version = 1\nserial = 1\n[kbs]\nurl = [\"{url}\"]\nca = \"\"\"\n{ca}\"\"\"\n\
+         [peers]\ntrust = \"both\"\nroots = \"kbs:///payments/mesh/roots\"\n\
+         [peers.evidence]\ntoken_roots = \"kbs:///payments/trustee/token-ca\"\npins = \"kbs:///payments/mesh/pins\"\n\
+         max_age = \"1h\"\n[limits]\nhandshakes = 1000000\n{rest}"
+    )
+}
 
 /// Our configuration, as the KBS delivers it.
 pub fn ours() -> String {

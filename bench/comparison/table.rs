@@ -56,6 +56,22 @@ pub const MEMORY: &[(&str, Mode, Kind, Option<Limit>)] = &[
     ("memory_per_idle_tcp", Mode::Tcp, Kind::Haproxy, Some(most(0.8, 0.6))),
 ];
 
+/// A handshake with the exchange of evidence, the verdict on it remembered: beside our own without, and beside
+/// the named peer's of certificates alone.
+pub const EVIDENCE: [Option<Limit>; 2] = [Some(most(1.8, 1.5)), Some(most(0.8, 0.55))];
+
+/// The same with a verdict that is not remembered, beside one that is.
+pub const APPRAISED: Option<Limit> = Some(most(2.2, 1.8));
+
+/// A certificate of the issuer, connection and handshake included, beside the named peer's handshake.
+pub const ISSUED: Option<Limit> = Some(most(1.2, 0.9));
+
+/// Memory of an idle connection with evidence, beside one without.
+pub const EVIDENCE_MEMORY: Option<Limit> = Some(most(1.5, 1.2));
+
+/// Round trips from TCP's own to the app's first byte, beside the handshake's one: the exchange adds one.
+pub const ROUND_TRIPS: Option<Limit> = Some(most(2.0, 2.0));
+
 /// Latency while our certificate is renewed every second, beside the same load without.
 pub const P99: Option<Limit> = Some(most(2.0, 1.2));
 
