@@ -11,9 +11,10 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use countersign_testbed::eventually;
+use countersign_testbed::guest::GuestApi;
 use countersign_testbed::guest_signer::Signer;
 use countersign_testbed::mesh::{self, echo};
-use countersign_testbed::tee::hex;
+use countersign_testbed::tee::{Guest, SnpGuest, hex};
 use scene::{API, API_HEALTH, ASK, OUT, Scene, WEB_HEALTH};
 
 countersign_testbed::main! {
@@ -22,6 +23,7 @@ countersign_testbed::main! {
     a_machine_that_no_longer_vouches_is_refused_and_one_that_does_again_is_not [GuestPort, Namespaces, Memory],
     a_pod_whose_host_hands_it_no_certificate_does_not_start [GuestPort, Namespaces, Memory],
     a_storm_of_connections_costs_no_more_reports_than_the_hardware_gives [GuestPort, Namespaces, Memory],
+    a_pod_without_the_kernels_files_gives_its_machines_word_by_the_agent [GuestPort, Namespaces, Memory],
     one_pod_may_demand_the_machines_word_and_the_other_not [GuestPort, Namespaces, Memory],
 }
 
@@ -121,6 +123,34 @@ fn a_storm_of_connections_costs_no_more_reports_than_the_hardware_gives() {
     assert!((1..=most).contains(&served), "{served} served: {} {}", api.said(), web.said());
     // Whoever comes when it is over is served.
     eventually("the next one is served", || scene.through().is_ok());
+}
+
+/// Says which containers there are: then the agent's answers count for a container without configfs.
+const POLICY: &str =
+    "package agent_policy\ndefault CreateContainerRequest := false\npolicy_data := {\"containers\": [{}]}\n";
+
+fn a_pod_without_the_kernels_files_gives_its_machines_word_by_the_agent() {
+    for via in ["via = [\"aa-evidence\"]\n", "via = [\"aa-token\"]\n"] {
+        let mut scene = Scene::at_level("both", "snp", HARDWARE);
+        let _app = mesh::app(&scene.world, "127.0.0.1:8080", echo);
+        scene.via = via;
+        let document = scene.api_document("").policy(POLICY);
+        scene.via = "";
+        let other = scene.web_document(API);
+        scene.pin_documents(&document, &other);
+        let guest = Guest::Snp(SnpGuest::genoa().initdata(&document.digest()));
+        let agent = GuestApi::healthy().attester(guest).kbs(&scene.kbs).initdata(&document.text());
+        scene.world = scene.world.guest(agent);
+        let sim = scene.world.sim(&[]).arg("sidecar").makers().initdata(document.text());
+        let api = sim.time_limit(Duration::from_secs(90)).start();
+        eventually("the sidecar is ready", || {
+            assert!(api.is_running(), "it ended: {}", api.said());
+            mesh::status(&scene.world, API_HEALTH, "/readyz") == 200
+        });
+        let web = scene.pod(other, WEB_HEALTH);
+        let web = scene.start(&web);
+        assert_eq!(scene.through().unwrap(), 200, "{via}: {} {}", api.said(), web.said());
+    }
 }
 
 fn one_pod_may_demand_the_machines_word_and_the_other_not() {

@@ -33,6 +33,8 @@ pub(crate) struct Scene {
     pub(crate) trust: &'static str,
     pub(crate) tee: &'static str,
     pub(crate) level: &'static str,
+    /// A line of `[kbs]`.
+    pub(crate) via: &'static str,
     /// Of `[peers.evidence]`. Whoever changes it pins again.
     pub(crate) max_age: &'static str,
     pub(crate) kbs_ca: String,
@@ -67,7 +69,7 @@ impl Scene {
         }
         let kbs = world.kbs("127.0.0.1:8443", kbs);
         kbs.set_resource("payments/trustee/token-ca", kbs.token_root());
-        let scene = Self { world, kbs, mesh, trust, tee, level, max_age: "1h", kbs_ca: ca.pem().to_owned() };
+        let scene = Self { world, kbs, mesh, trust, tee, level, via: "", max_age: "1h", kbs_ca: ca.pem().to_owned() };
         scene.pin(1, |_| {});
         scene
     }
@@ -114,8 +116,9 @@ impl Scene {
             ),
         };
         Document::of_kbs(&url, ca).countersign(&format!(
-            "version = 1\nserial = 7\ndeadline = \"20s\"\n[kbs]\nurl = [\"{url}\"]\nca = \"\"\"\n{ca}\"\"\"\n\
-             [identity]\n{identity}\nspiffe = \"{id}\"\n[peers]\ntrust = \"{trust}\"\n{roots}{evidence}{rest}"
+            "version = 1\nserial = 7\ndeadline = \"20s\"\n[kbs]\nurl = [\"{url}\"]\nca = \"\"\"\n{ca}\"\"\"\n{}\
+             [identity]\n{identity}\nspiffe = \"{id}\"\n[peers]\ntrust = \"{trust}\"\n{roots}{evidence}{rest}",
+            self.via
         ))
     }
 
