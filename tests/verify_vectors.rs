@@ -29,6 +29,7 @@ countersign_testbed::main! {
     vceks_that_lead_nowhere_are_refused [Vectors],
     quotes_are_genuine_without_collateral_and_say_that_the_tcb_was_not_checked [Vectors],
     a_quote_with_its_collateral_is_up_to_date [Vectors],
+    a_quote_says_on_which_machine_it_was_made [Vectors],
     collateral_out_of_its_time_or_of_another_platform_is_refused [Vectors],
     a_changed_quote_is_refused_in_every_part [Vectors],
     a_debug_guest_is_not_what_is_expected [Vectors],
@@ -207,6 +208,15 @@ fn a_quote_with_its_collateral_is_up_to_date() {
     assert_eq!(genuine.tcb, Some(tdx::TcbStatus::UpToDate));
     assert_eq!(state(&genuine.checks, "tdx.tcb"), State::Held);
     assert_eq!(state(&genuine.checks, "tdx.crl"), State::Held);
+}
+
+fn a_quote_says_on_which_machine_it_was_made() {
+    let (quote, raw) = quote("dcap-qvl/sample/tdx_quote");
+    let genuine = tdx::genuine(&quote, &raw, None, &tdx::Root::intel(), COLLATERAL).unwrap();
+    // PPID and Platform Instance ID, as `openssl asn1parse` shows them in the quote's PCK certificate.
+    let machine = genuine.platform().expect("Intel's extension");
+    assert_eq!(hex(&machine.provider), "811dca2a26b952e85bb6448b097ba4fd");
+    assert_eq!(machine.instance.map(|id| hex(&id)).as_deref(), Some("07828474603e7019dc930775ffe8cdd2"));
 }
 
 fn collateral_out_of_its_time_or_of_another_platform_is_refused() {
