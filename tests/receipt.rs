@@ -31,7 +31,7 @@ use countersign_testbed::world::{Run, Started};
 use countersign_testbed::{Signal, eventually};
 use laptop::{Laptop, check};
 use rig::{METRICS, Rig, Said};
-use scene::{API, API_HEALTH, API_METRICS, IN, Pod, Scene, WEB};
+use scene::{API, API_HEALTH, API_METRICS, IN, OUT, Pod, Scene, WEB, WEB_HEALTH};
 use serde_json::{Value, json};
 
 countersign_testbed::main! {
@@ -42,6 +42,7 @@ countersign_testbed::main! {
     a_receipt_is_never_given_in_plain [GuestPort, Namespaces],
     a_renewal_gives_the_receipt_new_evidence [GuestPort, Namespaces, Memory],
     where_nothing_was_delivered_there_is_no_receipt [GuestPort, Namespaces, Memory],
+    a_reader_that_must_prove_itself_asks_through_its_own_sidecar [GuestPort, Namespaces, Memory],
     a_guest_without_an_attested_key_has_no_receipt [GuestPort, Namespaces],
     a_receipt_that_somebody_rewrote_is_not_signed [GuestPort, Namespaces, Memory],
     a_receipt_that_was_kept_is_verified_from_a_file_and_from_standard_input [GuestPort, Namespaces, Memory],
@@ -78,7 +79,11 @@ impl Stage {
     }
 
     fn with(metrics: &str, file: bool) -> Self {
-        let scene = Scene::new("members", "snp");
+        Self::trusting("members", metrics, file)
+    }
+
+    fn trusting(trust: &'static str, metrics: &str, file: bool) -> Self {
+        let scene = Scene::new(trust, "snp");
         scene.kbs.set_resource("payments/db/password", SECRET);
         let secrets = scene.world.ramdir().unwrap().join("secrets");
         let file = if file {
@@ -196,9 +201,10 @@ fn what_was_delivered_is_asked_for_and_verified() {
         assert!(field(name)["value"].as_str().unwrap().ends_with('Z'), "{name}");
     }
     assert!(!run.output().contains(SECRET) && !run.output().contains("eyJ"), "{}", run.output());
-    // For people, and by the other binary's words: the same.
+    // For people, by the other binary: the same.
     let policy = laptop.policy_file();
-    let run = stage.scene.world.countersign(&["verify", &url, "--policy", &policy]).run().expect_code(0);
+    let kubectl = env!("CARGO_BIN_EXE_kubectl-countersign");
+    let run = stage.scene.world.run(kubectl, &["verify", &url, "--policy", &policy]).run().expect_code(0);
     assert!(run.stdout.contains("db/password") && run.stdout.contains("not checked"), "{}", run.stdout);
     let said = sidecar.said();
     assert!(!said.contains("eyJ") && !said.contains(SECRET), "{said}");
@@ -305,6 +311,35 @@ fn where_nothing_was_delivered_there_is_no_receipt() {
     assert!(run.stderr.contains("nothing has been delivered"), "{}", run.output());
 }
 
+fn a_reader_that_must_prove_itself_asks_through_its_own_sidecar() {
+    let metrics = format!("[metrics]\nlisten = \"{API_METRICS}\"\nallow = [\"{WEB}\"]\n");
+    let stage = Stage::trusting("evidence", &metrics, true);
+    let scene = &stage.scene;
+    let web = scene.document(
+        "web",
+        WEB,
+        &format!(
+            "[health]\nlisten = \"{WEB_HEALTH}\"\n\
+             [[outbound]]\nlisten = \"{OUT}\"\nto = \"{API_METRICS}\"\npeer = \"{API}\"\n"
+        ),
+    );
+    let mut pins: Value = serde_json::from_str(&stage.pins).unwrap();
+    pins["peers"][WEB]["init_data"] = json!([hex(&web.digest())]);
+    scene.kbs.set_resource("payments/mesh/pins", pins.to_string());
+    let (web, api) = (scene.pod(web, WEB_HEALTH), stage.start());
+    let web = scene.start(&web);
+    let ask = format!("GET /receipt?nonce={} HTTP/1.1\r\nhost: api\r\n\r\n", text([7; 32]));
+    let reply = mesh::plain(&scene.world, OUT, &ask).unwrap_or_else(|_| panic!("{} {}", api.said(), web.said()));
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    let laptop = stage.laptop("receipt-evidence");
+    let file = laptop.file("receipt.json", &reply.body);
+    laptop.verify_that(&file, &["--nonce", &text([7; 32])]).expect_code(0);
+    // A laptop cannot ask by itself, and is told so.
+    laptop.policy(|policy| policy["roots"] = Value::Null);
+    let run = laptop.verify_that(&format!("https://{API_METRICS}/receipt"), &[]).expect_code(71);
+    assert!(run.stderr.contains("demands evidence"), "{}", run.output());
+}
+
 fn a_guest_without_an_attested_key_has_no_receipt() {
     let metrics = "listen = \"[::]:15822\"\nallow = [\"spiffe://example.org/ns/monitoring/sa/prometheus\"]";
     let rig = Rig::new(&Said { metrics, ..Said::default() });
@@ -334,6 +369,8 @@ fn a_receipt_that_was_kept_is_verified_from_a_file_and_from_standard_input() {
     let run = laptop.verify_that(&file, &["--nonce", &text([7; 32])]).expect_code(0);
     assert_eq!(check(&run, "receipt.nonce"), "held");
     assert_eq!(check(&run, "certificate.chain"), "not-checked");
+    let said: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(said["basis"]["roots_given"], false, "they are the policy's, and not looked at");
     let run = laptop.verify_that(&file, &[]).expect_code(0);
     assert_eq!(check(&run, "receipt.nonce"), "not-checked", "{}", run.output());
     // Whoever calls nobody needs no certificate.

@@ -152,6 +152,11 @@ impl RamDir {
 
     /// The receipt of the set that stands, at most 512 KiB of it. `None` where there is no set.
     pub fn receipt(&self) -> Result<Option<Vec<u8>>, Error> {
+        self.receipt_beside(&mut || {})
+    }
+
+    /// The same, where `others` work between the look at a set and its opening.
+    pub(super) fn receipt_beside(&self, others: &mut dyn FnMut()) -> Result<Option<Vec<u8>>, Error> {
         // Asking must not make our own directory.
         let Some(data) = self.data.get() else { return Ok(None) };
         let mut before = None;
@@ -161,6 +166,7 @@ impl RamDir {
             if current.is_none() || current == before {
                 return Ok(None);
             }
+            others();
             let read = current.as_deref().and_then(|name| read_receipt(data, name));
             if read.is_some() {
                 return Ok(read);

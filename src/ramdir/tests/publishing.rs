@@ -43,6 +43,27 @@ fn an_empty_set_takes_everything_away() {
 }
 
 #[test]
+fn a_receipt_is_found_while_its_set_is_replaced() {
+    let Some(bench) = Bench::new() else { return };
+    let dir = bench.prove().unwrap();
+    assert_eq!(dir.receipt().unwrap(), None, "no set stands");
+    publish(&dir, &files(&[("a", "1")])).unwrap();
+    // The set that was looked at is gone when it is opened.
+    let mut left = 2;
+    let mut others = || {
+        if left > 0 {
+            left -= 1;
+            publish(&dir, &files(&[("a", &format!("after {left}"))])).unwrap();
+        }
+    };
+    assert_eq!(dir.receipt_beside(&mut others).unwrap().as_deref(), Some(&b"{}"[..]));
+    assert_eq!(left, 0);
+    // A set without one has none, however often it is looked at.
+    fs::remove_file(bench.target().join("..data").join(RECEIPT)).unwrap();
+    assert_eq!(dir.receipt().unwrap(), None);
+}
+
+#[test]
 fn an_identical_set_is_left_alone() {
     let Some(bench) = Bench::new() else { return };
     let dir = bench.prove().unwrap();

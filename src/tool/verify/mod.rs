@@ -68,7 +68,9 @@ fn verify(ports: &Ports, arguments: &cli::Verify) -> Result<Output, Finding> {
     } else {
         judge(ports, arguments, &question)?
     };
-    let basis = Basis { at: time::text(now), at_given: given.is_some(), roots_given: roots.is_some() };
+    // A receipt that was kept comes without a chain that they could be held to.
+    let kept = verdict.kind == "receipt" && !arguments.shown.starts_with("https://");
+    let basis = Basis { at: time::text(now), at_given: given.is_some(), roots_given: roots.is_some() && !kept };
     let out = if arguments.json { verdict.json(&basis) } else { verdict.text(&basis) };
     Ok(Output { out: out.into_bytes(), err: Vec::new(), code: verdict.code() })
 }

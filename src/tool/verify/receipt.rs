@@ -309,7 +309,7 @@ fn fields(vouched: &Vouched, ear: &str) -> Vec<Field> {
     fields.extend([
         field("provenance", delivered.provenance.to_string(), believed(delivered.provenance)),
         field("via", delivered.via.to_string(), "the road by which the values came"),
-        field("serial", delivered.serial.to_string(), "of the configuration"),
+        field("serial", delivered.serial.to_string(), "of the configuration that the set was published under"),
         field("countersign", delivered.countersign.clone(), "the version that published"),
         field("written", time::text(delivered.written), "when the set was published, by the guest's clock"),
         field("signed", time::text(receipt.signed), "when the receipt was signed, by the guest's clock"),
