@@ -3,6 +3,9 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "pods/issuing.rs"]
+mod issuing;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,6 +18,7 @@ use countersign_testbed::pki::Ca;
 use countersign_testbed::pod::{Pod, Running};
 use countersign_testbed::tee::{Guest, SnpGuest, hex};
 use countersign_testbed::{Need, World, eventually};
+use issuing::an_issuer_of_a_plain_manifest_certifies_another_pod;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
@@ -29,6 +33,7 @@ countersign_testbed::main! {
     a_job_ends_although_a_native_sidecar_would_not [Pods],
     two_pods_talk_through_the_sidecar [Pods, Curl],
     two_pods_with_everything_demanded_talk_through_both_sidecars [Pods, Curl],
+    an_issuer_of_a_plain_manifest_certifies_another_pod [Pods],
     an_app_on_every_address_makes_its_pod_not_ready [Pods],
     a_sidecar_that_does_not_start_up_holds_back_the_app [Pods],
     the_app_gets_sigterm_before_the_sidecar [Pods],
@@ -145,20 +150,23 @@ fn a_plain_deployment_has_its_secret_on_stock_kata() {
     assert!(pod.end_of("api").output.contains("the app as 1234 reads alpha"), "{:?}", pod.ended);
 }
 
+/// An initdata that names the KBS of this CA, with a generated agent policy.
+fn initdata_of(ca: &Ca) -> String {
+    format!(
+        "algorithm = \"sha384\"\nversion = \"0.1.0\"\n[data]\n\"aa.toml\" = '''\n[token_configs.kbs]\nurl = \
+         \"https://127.0.0.1:8443\"\ncert = \"\"\"\n{}\"\"\"\n'''\n\"cdh.toml\" = \"\"\n\"policy.rego\" = '''\npackage \
+         agent_policy\ndefault CreateContainerRequest := false\npolicy_data := {{\"containers\": [{{}}]}}\n'''\n",
+        ca.pem(),
+    )
+}
+
 /// A guest whose agent attests, with a KBS; the pod's initdata holds its configuration.
 fn attested(policy: Policy) -> (World, String) {
     let world = World::private().unwrap();
     let ca = Ca::new("the KBS's");
     let kbs = Kbs::healthy().policy(policy).resource("payments/db/password", "alpha");
     let kbs = world.kbs("127.0.0.1:8443", kbs.tls(ca.leaf(&["127.0.0.1"])));
-    let initdata = format!(
-        "algorithm = \"sha384\"\nversion = \"0.1.0\"\n[data]\n\"aa.toml\" = '''\n[token_configs.kbs]\nurl = \
-         \"https://127.0.0.1:8443\"\ncert = \"\"\"\n{}\"\"\"\n'''\n\"cdh.toml\" = \"\"\n\"policy.rego\" = '''\npackage \
-         agent_policy\ndefault CreateContainerRequest := false\npolicy_data := {{\"containers\": [{{}}]}}\n'''\n\
-         \"countersign.toml\" = '''\n{}'''\n",
-        ca.pem(),
-        CONFIG.replace("NAME", "api")
-    );
+    let initdata = initdata_of(&ca) + &format!("\"countersign.toml\" = '''\n{}'''\n", CONFIG.replace("NAME", "api"));
     let digest = Initdata::parse(initdata.as_bytes()).unwrap().digest();
     let guest = Guest::Snp(SnpGuest::genoa().initdata(&digest));
     let world = world.guest(GuestApi::healthy().attester(guest).kbs(&kbs).initdata(&initdata));
@@ -340,12 +348,7 @@ fn two_pods_talk_through_the_sidecar() {
 fn proven() -> (World, String) {
     let world = World::private().unwrap();
     let ca = Ca::new("the KBS's");
-    let initdata = format!(
-        "algorithm = \"sha384\"\nversion = \"0.1.0\"\n[data]\n\"aa.toml\" = '''\n[token_configs.kbs]\nurl = \
-         \"https://127.0.0.1:8443\"\ncert = \"\"\"\n{}\"\"\"\n'''\n\"cdh.toml\" = \"\"\n\"policy.rego\" = '''\npackage \
-         agent_policy\ndefault CreateContainerRequest := false\npolicy_data := {{\"containers\": [{{}}]}}\n'''\n",
-        ca.pem(),
-    );
+    let initdata = initdata_of(&ca);
     let digest = Initdata::parse(initdata.as_bytes()).unwrap().digest();
     let guest = Guest::Snp(SnpGuest::genoa().initdata(&digest));
     let (api, settle) = ("spiffe://example.org/ns/payments/sa/api", "spiffe://example.org/ns/payments/sa/settle");
@@ -379,19 +382,22 @@ fn proven() -> (World, String) {
     (world, initdata)
 }
 
+/// The sidecar's probes of the second pod of a network.
+fn second_health(pod: &mut Value) {
+    let containers = pod["spec"]["initContainers"].as_array_mut().unwrap();
+    let sidecar = containers.iter_mut().find(|container| container["name"] == "countersign").unwrap();
+    for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+        sidecar[probe]["httpGet"]["port"] = json!(15831);
+    }
+}
+
 fn two_pods_with_everything_demanded_talk_through_both_sidecars() {
     let (world, initdata) = proven();
     let app = |pod: &mut Value| pod["spec"]["containers"][0]["command"] = json!(["/usr/bin/perl", "-e", APP]);
     let mut api = made(&world, "http-api", "api", &initdata).change(app).start(&world);
     api.ready().unwrap();
     let call = "curl -sS http://127.0.0.1:15432/pay; echo; curl -sSk https://127.0.0.1:9443/pay || echo refused";
-    let settle = made(&world, "job", "settle", &initdata).app(call).change(|pod| {
-        let containers = pod["spec"]["initContainers"].as_array_mut().unwrap();
-        let sidecar = containers.iter_mut().find(|container| container["name"] == "countersign").unwrap();
-        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
-            sidecar[probe]["httpGet"]["port"] = json!(15831);
-        }
-    });
+    let settle = made(&world, "job", "settle", &initdata).app(call).change(second_health);
     let mut settle = settle.start(&world);
     settle.complete();
     let said = &settle.end_of("settle").output;

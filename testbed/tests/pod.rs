@@ -43,6 +43,7 @@ fn a_field_that_is_not_run_is_named_with_its_path() {
             "spec.containers[0].securityContext.capabilities.add",
         ),
         (json!({ "metadata": { "finalizers": [] } }), "metadata.finalizers"),
+        (json!({ "spec": { "automountServiceAccountToken": true } }), "spec.automountServiceAccountToken"),
     ] {
         assert_eq!(check(&pod), Err(format!("{said} is not run here")));
     }
@@ -53,7 +54,7 @@ fn what_the_policies_write_is_known() {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": "p", "labels": { "a/b.c": "d" }, "annotations": { "x.y/z": "" }, "ownerReferences": [{ "kind": "Job" }] },
         "spec": {
-            "runtimeClassName": "kata",
+            "runtimeClassName": "kata", "automountServiceAccountToken": false,
             "initContainers": [{
                 "name": "a", "image": "b", "restartPolicy": "Always", "ports": [{ "containerPort": 1 }],
                 "startupProbe": { "httpGet": { "path": "/", "port": 1, "scheme": "HTTP" }, "periodSeconds": 1 },

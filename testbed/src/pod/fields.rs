@@ -13,6 +13,8 @@ const KNOWN: &[&str] = &[
     "metadata.namespace",
     // What a controller writes; it says who made the pod and changes nothing about it.
     "metadata.ownerReferences",
+    // `false`, as everything is run here; see `token`.
+    "spec.automountServiceAccountToken",
     "spec.restartPolicy",
     "spec.runtimeClassName",
     "spec.securityContext.fsGroup",
@@ -77,12 +79,22 @@ const IN_A_GUEST: &[&str] = &["spec.volumes.[].hostPath.path", "spec.volumes.[].
 
 /// Names the first field that the runner does not know.
 pub fn check(pod: &Value) -> Result<(), String> {
+    token(pod)?;
     walk(pod, "", "", &|general| known(general))
 }
 
 /// The same for a pod that has a guest of its own.
 pub fn check_for_guest(pod: &Value) -> Result<(), String> {
+    token(pod)?;
     walk(pod, "", "", &|general| known(general) || leads_to(IN_A_GUEST, general))
+}
+
+/// There is no API server, and nobody who would mount a token of it.
+fn token(pod: &Value) -> Result<(), String> {
+    match pod.pointer("/spec/automountServiceAccountToken") {
+        None | Some(Value::Bool(false)) => Ok(()),
+        Some(_) => Err("spec.automountServiceAccountToken is not run here".to_owned()),
+    }
 }
 
 fn known(path: &str) -> bool {
