@@ -378,6 +378,8 @@ fn an_issuers_metrics_are_read_by_those_on_the_list_who_have_proven_themselves()
     let (web, api) = (scene.pod("sidecar", web, WEB_HEALTH), scene.pod("sidecar", api, API_HEALTH));
     let (web, _api) = (scene.start(&web), scene.start(&api));
     assert_eq!(scene.metric(OUT, "countersign_certificates_issued_total"), 2, "{}", web.said());
+    let receipt = mesh::plain(&scene.world, OUT, "GET /receipt HTTP/1.1\r\nhost: issuer\r\n\r\n").unwrap();
+    assert_eq!(receipt.status, 404, "nothing is delivered to an issuer");
     let refused = |reason: &str| {
         let line = format!("countersign_handshakes_total{{inbound=\"{DESK_METRICS}\",result=\"{reason}\"}}");
         scene.metric(OUT, &line)
