@@ -45,6 +45,7 @@ countersign_testbed::main! {
     a_request_that_is_forged_is_given_nothing [GuestPort, Namespaces, Memory],
     an_issuer_of_another_name_is_not_asked [GuestPort, Namespaces, Memory],
     an_issuer_that_is_not_pinned_is_not_asked [GuestPort, Namespaces, Memory],
+    an_issuer_may_demand_the_word_of_the_machine_and_give_its_own [GuestPort, Namespaces, Memory],
     too_many_requests_of_one_identity_are_refused_by_name [GuestPort, Namespaces, Memory],
     the_machine_is_named_in_the_audit_line_only_where_the_configuration_says_so [GuestPort, Namespaces, Memory],
     an_issuers_metrics_are_read_by_those_on_the_list_who_have_proven_themselves [GuestPort, Namespaces, Memory],
@@ -70,6 +71,8 @@ struct Scene {
     readers: &'static str,
     /// The same of `[kbs]`.
     via: &'static str,
+    /// The same of `[peers.evidence]`.
+    level: &'static str,
 }
 
 /// One pod, not started yet.
@@ -91,7 +94,8 @@ impl Scene {
             .reference(&Guest::Snp(SnpGuest::genoa()));
         let kbs = world.kbs("127.0.0.1:8443", kbs);
         kbs.set_resource("mesh/trustee/token-ca", kbs.token_root());
-        let scene = Self { world, kbs, mesh, kbs_ca: ca.pem().to_owned(), trust, issuing, readers: "", via: "" };
+        let scene =
+            Self { world, kbs, mesh, kbs_ca: ca.pem().to_owned(), trust, issuing, readers: "", via: "", level: "" };
         scene.hold(&scene.mesh);
         scene.pin(1, |_| {});
         scene
@@ -122,9 +126,10 @@ impl Scene {
     fn document(&self, trust: &str, rest: &str) -> Document {
         let (url, ca, via) = (self.kbs.url(), &self.kbs_ca, self.via);
         let evidence = if trust == "both" {
-            "[peers.evidence]\ntoken_roots = \"kbs:///mesh/trustee/token-ca\"\npins = \"kbs:///mesh/pins/json\"\nmax_age = \"1h\"\n"
+            "[peers.evidence]\ntoken_roots = \"kbs:///mesh/trustee/token-ca\"\npins = \"kbs:///mesh/pins/json\"\nmax_age = \"1h\"\n".to_owned()
+                + self.level
         } else {
-            ""
+            String::new()
         };
         Document::of_kbs(&url, ca).countersign(&format!(
             "version = 1\nserial = 7\ndeadline = \"30s\"\n[kbs]\n{via}url = [\"{url}\"]\nca = \"\"\"\n{ca}\"\"\"\n\
@@ -318,6 +323,39 @@ fn an_issuer_that_is_not_pinned_is_not_asked() {
     let said = scene.refused(&scene.api());
     assert!(said.contains("of an initdata that is not pinned for this identity"), "{said}");
     assert_eq!(scene.issued(), 0, "and nothing was shown to it");
+}
+
+fn an_issuer_may_demand_the_word_of_the_machine_and_give_its_own() {
+    // Demanded of both: of the issuer by those who ask, and of them by it.
+    let scene = Scene { level: "level = \"hardware\"\n", ..Scene::new("both", "") };
+    scene.pin(1, |_| {});
+    let _app = mesh::app(&scene.world, "127.0.0.1:8080", echo);
+    let (issuer, api, web) = (scene.issuer(), scene.api(), scene.web());
+    let desk = scene.start(&issuer);
+    {
+        let (api, web) = (scene.start(&api), scene.start(&web));
+        assert_eq!(scene.through().unwrap(), 200, "{} {} {}", api.said(), web.said(), desk.said());
+        assert_eq!(scene.issued(), 2);
+    }
+    // The issuer's machine says something else than was attested: it is not asked any more.
+    issuer.signer.set("snp+other-measurement").unwrap();
+    let said = scene.refused(&api);
+    assert!(said.contains("has another measurement than the attestation result"), "{said}");
+    assert_eq!(scene.issued(), 2);
+    drop(desk);
+    // A requester that demands nothing of the kind is asked for it all the same, and declines where its host
+    // hands it no certificate of its machine's key.
+    let scene = Scene { level: "level = \"hardware\"\n", ..Scene::new("roots", "") };
+    scene.pin(1, |_| {});
+    let issuer = scene.issuer();
+    let desk = scene.start(&issuer);
+    let api = scene.api();
+    drop(scene.start(&api));
+    api.signer.set("snp+no-certificates").unwrap();
+    let said = scene.refused(&api);
+    assert!(said.contains("gives no certificate: bad-evidence"), "{said}");
+    assert_eq!((scene.issued(), scene.denied("bad-evidence")), (1, 1));
+    eventually("the audit line says why", || desk.said().contains("comes without the certificate of the key"));
 }
 
 fn too_many_requests_of_one_identity_are_refused_by_name() {
