@@ -17,6 +17,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use countersign::appraise::{Makers, snp, tdx};
 use countersign::clock::Clock;
 use countersign::config::spiffe::{PeerPattern, SpiffeId};
 use countersign::formats::ear::TrustAnchors;
@@ -31,6 +32,7 @@ use countersign::tls::leaf::{Expected, Issued, Leaf};
 use countersign::tls::prover::Prover;
 use countersign::tls::server::Entrance;
 use countersign::tls::trust::{Calls, Door, Trust};
+use countersign_testbed::tee::{SnpGuest, Vendor};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use rustix::time::{ClockId, clock_gettime};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -83,6 +85,20 @@ fn main() {
             warm.push(again);
         }
         told("appraisal_cpu", "a verdict that is remembered", median(cold), median(warm), "us, the statement with it");
+
+        let (mut machine, mut key) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let (with, without) = mesh.judging_report(each).await;
+            machine.push(with);
+            key.push(without);
+        }
+        told(
+            "report_cpu",
+            "the key's word alone",
+            median(machine),
+            median(key),
+            "us to judge, SEV-SNP, verdict remembered",
+        );
 
         let before = resident();
         let mut kept = Vec::new();
@@ -196,6 +212,10 @@ impl Mesh {
 
     /// Remembers no verdict yet.
     fn demand(&self) -> Demand {
+        self.demand_at(Level::Key)
+    }
+
+    fn demand_at(&self, level: Level) -> Demand {
         let pins = json!({"serial": 1, "policy_ids": ["default"], "peers": {
             API: {"init_data": ["aa".repeat(32)], "hardware": "any"},
             WEB: {"init_data": ["aa".repeat(32)], "hardware": "any"},
@@ -204,7 +224,7 @@ impl Mesh {
             format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(&self.chain[1]));
         let anchors = TrustAnchors::from_pem(pem.as_bytes()).unwrap();
         let pins = Pins::parse(pins.to_string().as_bytes()).unwrap();
-        Demand::new(anchors, pins, Duration::from_secs(3600), Level::Key, &self.clock)
+        Demand::new(anchors, pins, Duration::from_secs(3600), level, &self.clock)
     }
 
     /// Microseconds to judge what a peer shows, of `count`: for the first time, and when the verdict is remembered.
@@ -225,6 +245,31 @@ impl Mesh {
             (used() - begin) / f64::from(count)
         };
         (judge(), judge())
+    }
+
+    /// Microseconds to judge what a peer shows, of `count`: with a fresh report of its machine, and without.
+    async fn judging_report(&self, count: u32) -> (f64, f64) {
+        let Pair { web, towards_web, .. } = self.pair(true);
+        let known = towards_web.known(std::slice::from_ref(&web.certificate)).unwrap();
+        let (purpose, nonce, exporter) = (Purpose::ChannelClient, [7; 32], [8; 32]);
+        let expected = Statement { purpose, leaf: known.leaf().unwrap(), nonce, exporter };
+        let proof = web.prover.prove(purpose, (nonce, exporter), false).await.unwrap();
+        let machine = SnpGuest { host_data: [0xaa; 32], ..SnpGuest::genoa() };
+        let report = machine.evidence(&expected.report_data()).to_string().into_bytes();
+        let vendor = Vendor::ours();
+        let amd = snp::Roots::replaced(vendor.amd_roots().as_bytes()).unwrap();
+        let makers = Makers { amd, intel: tdx::Root::replaced(vendor.intel_root().as_bytes()).unwrap() };
+        let judge = |demand: &Demand, report| {
+            let shown =
+                Shown { ear: web.prover.ear(), statement: &proof.statement, signature: &proof.signature, report };
+            demand.judge(&known, &shown, &expected).unwrap();
+            let begin = used();
+            for _ in 0..count {
+                demand.judge(&known, &shown, &expected).unwrap();
+            }
+            (used() - begin) / f64::from(count)
+        };
+        (judge(&self.demand_at(Level::Hardware(makers)), Some(&report)), judge(&self.demand(), None))
     }
 
     fn pair(&self, proven: bool) -> Pair {
@@ -269,7 +314,7 @@ impl Mesh {
                     "init_data": "aa".repeat(32), "report_data": "",
                     "runtime_data_claims": {"nonce": "bm9uY2U=", "additional-evidence": "",
                         "tee-pubkey": {"kty": "EC", "crv": "P-256", "alg": "ECDH-ES+A256KW", "x": x, "y": y}},
-                    "snp": {"measurement": "00", "chip_id": "c1".repeat(64)},
+                    "snp": {"measurement": "ab".repeat(48), "chip_id": "c1".repeat(64)},
                 },
             }},
         });

@@ -75,7 +75,11 @@ pub(super) fn write(page: &mut Page, all: &[Arc<Outbound>]) {
         ("countersign_outbound_unreachable_total", "Peers without an address, or that take no connections.", |o| {
             o.unreachable.get()
         }),
-        ("countersign_outbound_shed_total", "Connections of the app that were closed at once.", |o| o.shed.get()),
+        (
+            "countersign_outbound_shed_total",
+            "Connections and requests of the app that were closed, or told 503, at once.",
+            |o| o.shed.get(),
+        ),
         ("countersign_outbound_withdrawn_total", "Live connections cut because trust was withdrawn.", |o| {
             o.withdrawn.get()
         }),
