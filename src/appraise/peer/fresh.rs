@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::{Appraised, INSTANCE, PROVIDER};
 use crate::appraise::launch::LaunchField;
 use crate::appraise::{Makers, snp, tdx};
+use crate::evidence::snp::Tcb;
 use crate::evidence::tdx::Quote;
 use crate::evidence::trustee::{self, SnpEvidence};
 use crate::formats::ear::EarToken;
@@ -56,6 +57,9 @@ pub enum Error {
     /// Another guest.
     #[error("has another measurement than the attestation result")]
     Measurement,
+    /// Firmware that is older than what was appraised: its keys may have leaked.
+    #[error("reports an older TCB than the attestation result")]
+    Tcb,
     /// Another initdata.
     #[error("has another initdata than the attestation result")]
     InitData,
@@ -128,6 +132,19 @@ fn of_snp(genuine: &snp::Genuine, said: &Map<String, Value>, appraised: &Apprais
         return Err(Error::Measurement);
     }
     same_launch("HOST_DATA", &report.host_data, appraised)?;
+    let Tcb { bootloader, tee, snp, microcode, .. } = report.reported_tcb;
+    let parts = [
+        ("reported_tcb_bootloader", bootloader),
+        ("reported_tcb_tee", tee),
+        ("reported_tcb_snp", snp),
+        ("reported_tcb_microcode", microcode),
+    ];
+    // Part by part, as far as the verifier names them. It may have risen since.
+    let older =
+        |(member, now): (&str, u8)| said.get(member).and_then(Value::as_u64).is_some_and(|then| u64::from(now) < then);
+    if parts.into_iter().any(older) {
+        return Err(Error::Tcb);
+    }
     // Zeros are no machine, and nothing but zeros where the pin allows any machine.
     if said_bytes(said.get("chip_id")).is_some_and(|id| id == report.chip_id) { Ok(()) } else { Err(Error::Machine) }
 }

@@ -129,6 +129,22 @@ fn a_report_of_another_guest_on_the_same_machine_is_refused() {
 }
 
 #[test]
+fn a_report_by_older_firmware_than_was_appraised_is_refused() {
+    let parts = ["bootloader", "tee", "snp", "microcode"];
+    let tcb = SnpGuest::genoa().tcb;
+    let now = [tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode];
+    for (part, level) in parts.into_iter().zip(now) {
+        let said =
+            |level: u8| appraised("snp", |evidence| evidence["snp"][format!("reported_tcb_{part}")] = json!(level));
+        let report = snp_guest().evidence(&DATA);
+        assert_eq!(judge(&report, &said(level + 1)), Err(Error::Tcb), "{part}");
+        // It may have been brought up to date since.
+        assert_eq!(judge(&report, &said(level)), Ok(()), "{part}");
+        assert_eq!(judge(&report, &said(level.saturating_sub(1))), Ok(()), "{part}");
+    }
+}
+
+#[test]
 fn a_report_of_a_guest_that_the_host_may_read_is_refused() {
     assert_eq!(of_snp(|guest| guest.policy |= POLICY_DEBUG), Err(Error::Open));
     assert_eq!(of_snp(|guest| guest.policy |= 1 << 18), Err(Error::Open));
