@@ -81,31 +81,19 @@ impl Pair {
     /// What `api` finds of a `web` that says all of its proof but the report, and then this.
     async fn after_the_signature(&self, last: &[u8]) -> Failure {
         let (towards_api, towards_web) = self.doors();
-        let (connected, accepted) = handshake((&self.web, &towards_api), (&self.api, &towards_web)).await;
-        let (mut connected, mut accepted) = (connected.unwrap(), accepted.unwrap());
-        let known = known(&towards_web, accepted.get_ref().1.peer_certificates());
-        let side = Side { door: &towards_web, prover: self.api.prover.as_deref(), known };
-        let talking = async {
+        let say = async |connected: &mut Connected| {
             let ours = Hello { nonce: [7; LENGTH], demands: false, prove_first: false, report: false };
-            write(&mut connected, Kind::Hello, &ours.payload()).await.unwrap();
+            write(connected, Kind::Hello, &ours.payload()).await.unwrap();
             connected.flush().await.unwrap();
-            let theirs = read_hello(&mut connected, &ours).await.unwrap();
+            let theirs = read_hello(connected, &ours).await.unwrap();
             assert!(theirs.demands && theirs.report);
             let exporter = connected.exporter(&theirs.nonce).unwrap();
             let prover = self.web.prover.as_deref().unwrap();
             let proof = word(prover, Purpose::ChannelClient, (theirs.nonce, exporter));
-            write_proof(&mut connected, prover.ear(), &proof).await.unwrap();
+            write_proof(connected, prover.ear(), &proof).await.unwrap();
             connected.write_all(last).await.unwrap();
-            let _ = connected.flush().await;
-            let _ = connected.shutdown().await;
-            let _ = tokio::io::copy(&mut connected, &mut tokio::io::sink()).await;
         };
-        let accepting = async {
-            let result = accept(&mut accepted, side).await;
-            drop(accepted);
-            result
-        };
-        tokio::join!(accepting, talking).0.unwrap_err()
+        answered((&self.web, &towards_api), (&self.api, &towards_web), say).await.unwrap_err()
     }
 }
 

@@ -224,3 +224,28 @@ pub(crate) async fn exchange<C: Session, S: Session>(
     };
     tokio::join!(calling, serving)
 }
+
+/// What the server's side makes of a client that is told what to send after its handshake.
+pub(crate) async fn answered(
+    client: (&Member, &Arc<Door>),
+    server: (&Member, &Arc<Door>),
+    say: impl AsyncFnOnce(&mut Connected),
+) -> Result<VerifiedPeer, Failure> {
+    let (connected, accepted) = handshake(client, server).await;
+    let (mut connected, mut accepted) = (connected.unwrap(), accepted.unwrap());
+    let known = known(server.1, accepted.get_ref().1.peer_certificates());
+    let side = Side { door: server.1, prover: server.0.prover.as_deref(), known };
+    let talking = async {
+        say(&mut connected).await;
+        let _ = connected.flush().await;
+        let _ = connected.shutdown().await;
+        // What is left is taken, so that nobody waits for room.
+        let _ = tokio::io::copy(&mut connected, &mut tokio::io::sink()).await;
+    };
+    let accepting = async {
+        let result = accept(&mut accepted, side).await;
+        drop(accepted);
+        result
+    };
+    tokio::join!(accepting, talking).0
+}

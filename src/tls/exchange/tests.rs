@@ -75,23 +75,7 @@ impl Pair {
     /// What `api` answers to a `web` that is told what to send after its handshake.
     async fn answered(&self, say: impl AsyncFnOnce(&mut Connected)) -> Result<VerifiedPeer, Failure> {
         let (towards_api, towards_web) = self.doors();
-        let (connected, accepted) = handshake((&self.web, &towards_api), (&self.api, &towards_web)).await;
-        let (mut connected, mut accepted) = (connected.unwrap(), accepted.unwrap());
-        let known = known(&towards_web, accepted.get_ref().1.peer_certificates());
-        let side = Side { door: &towards_web, prover: self.api.prover.as_deref(), known };
-        let talking = async {
-            say(&mut connected).await;
-            let _ = connected.flush().await;
-            let _ = connected.shutdown().await;
-            // What is left is taken, so that nobody waits for room.
-            let _ = tokio::io::copy(&mut connected, &mut tokio::io::sink()).await;
-        };
-        let accepting = async {
-            let result = accept(&mut accepted, side).await;
-            drop(accepted);
-            result
-        };
-        tokio::join!(accepting, talking).0
+        answered((&self.web, &towards_api), (&self.api, &towards_web), say).await
     }
 }
 
