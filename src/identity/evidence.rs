@@ -99,12 +99,19 @@ pub(super) async fn vouched(evidence: &PeerEvidence, hardware: &Hardware, clock:
         return Ok(());
     }
     let mut report_data = [0; 64];
-    aws_lc_rs::rand::fill(&mut report_data).map_err(|_| Finding::new(Class::NoEvidence, "there is no randomness"))?;
+    aws_lc_rs::rand::fill(&mut report_data).map_err(|_| {
+        Finding::new(Class::NoEvidence, "the kernel gives no randomness")
+            .why("a report over bytes that somebody can know beforehand may be an old one")
+            .next("check that the guest's kernel has a source of randomness, and restart the pod")
+    })?;
     let report = hardware.reports.make(report_data).await.map_err(|error| match error {
         Unable::Failed(finding) => *finding,
-        other => Finding::new(Class::NoEvidence, format!("a fresh report {other}")).next(
-            "write `level = \"key\"` in `[peers.evidence]`, or look at what the guest's services give as evidence",
-        ),
+        busy @ Unable::TooMany => Finding::new(Class::NoEvidence, format!("a fresh report {busy}"))
+            .why("peers ask this guest for more reports than its hardware gives; it is tried again")
+            .next("let peers share connections: `protocol = \"http\"` in their `[[outbound]]`"),
+        long @ Unable::TooLong => Finding::new(Class::NoEvidence, format!("a fresh report {long}"))
+            .why("peers that are configured as this one would refuse it")
+            .next("take another way in `[kbs].via`, or write `level = \"key\"` in `[peers.evidence]`"),
     })?;
     let expected = FreshlyExpected { report_data: &report_data, makers: &hardware.makers, now: clock.now() };
     judge(&report, &expected).map(drop).map_err(|error| {

@@ -83,7 +83,7 @@ impl Scene {
     pub(crate) fn pins(&self, serial: u64, change: impl FnOnce(&mut Value)) -> String {
         let pin = |document: &Document| match self.tee {
             "snp" => json!({"init_data": [hex(&document.digest())], "hardware_ids": ["c1".repeat(64)]}),
-            _ => json!({"init_data": [hex(&document.digest())], "hardware": "any"}),
+            _ => json!({"init_data": [hex(&document.digest())], "hardware_ids": ["81".repeat(16)]}),
         };
         let mut pins = json!({"serial": serial, "policy_ids": ["default"], "peers": {
             API: pin(&self.api_document("")), WEB: pin(&self.web_document(API)),

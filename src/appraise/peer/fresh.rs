@@ -64,7 +64,7 @@ pub enum Error {
     #[error("has another initdata than the attestation result")]
     InitData,
     /// Another machine.
-    #[error("was made on another machine than the attestation result")]
+    #[error("was not made on the machine that the attestation result names, if it names any")]
     Machine,
 }
 
@@ -157,15 +157,15 @@ fn of_tdx(genuine: &tdx::Genuine, said: &Map<String, Value>, appraised: &Apprais
         return Err(Error::Measurement);
     }
     same_launch("MRCONFIGID", &body.mr_config_id, appraised)?;
-    // Of what the verifier says nothing, nothing is pinned.
-    let platform = genuine.platform();
-    let is = |member: &str, id: Option<&[u8]>| match said_bytes(said.get(member)).filter(|said| !said.is_empty()) {
-        Some(said) => id == Some(said.as_slice()),
-        None => true,
-    };
-    let provider = platform.as_ref().map(|platform| platform.provider.as_slice());
-    let instance = platform.as_ref().and_then(|platform| platform.instance.as_deref());
-    if is(PROVIDER, provider) && is(INSTANCE, instance) { Ok(()) } else { Err(Error::Machine) }
+    let platform = genuine.platform().ok_or(Error::Machine)?;
+    // The verifier may know the machine by one of its names or by both: all that it says must hold, and
+    // where it says none there is nothing to hold the report to.
+    let names = [(PROVIDER, Some(platform.provider)), (INSTANCE, platform.instance)];
+    let said =
+        names.map(|(member, id)| said.get(member).filter(|said| said.as_str() != Some("")).map(|said| (said, id)));
+    let mut known = said.into_iter().flatten().peekable();
+    let same = known.peek().is_some() && known.all(|(said, id)| id.is_some() && said_bytes(Some(said)) == id);
+    if same { Ok(()) } else { Err(Error::Machine) }
 }
 
 /// The initdata of the attestation result, which the pin has named.

@@ -1,7 +1,7 @@
 //! Two vendors of our own: certificates shaped like AMD's and Intel's, below keys made at run time.
 //!
 //! What differs from the real ones, and matters to nobody here: AMD signs its ARK and ASK with
-//! RSA-PSS, ours are P-384 throughout; Intel's PCK certificates carry an SGX extension, ours none.
+//! RSA-PSS, ours are P-384 throughout; of what Intel's PCK certificates say of a machine, ours say the least.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -23,6 +23,10 @@ use crate::http::lock;
 
 /// AMD's arc below which VCEK extensions live (AMD 57230, table 8), up to the member's number.
 const AMD: [u64; 8] = [1, 3, 6, 1, 4, 1, 3704, 1];
+
+/// The one TDX machine, as Intel names it: its first processor, and the platform.
+pub(super) const PPID: [u8; 16] = [0x81; 16];
+pub(super) const INSTANCE: [u8; 16] = [0x07; 16];
 
 /// A certificate with its key.
 pub(super) struct Certified {
@@ -61,7 +65,7 @@ impl Vendor {
         let ask = ark.intermediate("SEV-Genoa", &PKCS_ECDSA_P384_SHA384);
         let sgx_root = Authority::root("Intel SGX Root CA", &PKCS_ECDSA_P256_SHA256);
         let sgx_platform = sgx_root.intermediate("Intel SGX PCK Platform CA", &PKCS_ECDSA_P256_SHA256);
-        let pck = sgx_platform.leaf("Intel SGX PCK Certificate", &PKCS_ECDSA_P256_SHA256, Vec::new());
+        let pck = sgx_platform.leaf("Intel SGX PCK Certificate", &PKCS_ECDSA_P256_SHA256, vec![sgx()]);
         Arc::new(Self { ark, ask, sgx_root, sgx_platform, pck, chips: Mutex::default() })
     }
 
@@ -257,6 +261,40 @@ fn params(name: &str) -> CertificateParams {
 fn amd(below: &[u64], content: Vec<u8>) -> CustomExtension {
     let oid: Vec<u64> = AMD.iter().chain(below).copied().collect();
     CustomExtension::from_oid_content(&oid, content)
+}
+
+/// Intel's extension of a PCK certificate (Intel, "SGX PCK Certificate and CRL Profile Specification", 1.3.5):
+/// which machine, and at which TCB.
+fn sgx() -> CustomExtension {
+    let octets = |bytes: &[u8]| der(4, bytes);
+    let tcb: Vec<u8> = (1..=17).flat_map(|part| member(&[2, part], &integer(1))).collect();
+    let tcb = [tcb, member(&[2, 18], &octets(&[1; 16]))].concat();
+    let all = [
+        member(&[1], &octets(&PPID)),
+        member(&[2], &der(0x30, &tcb)),
+        member(&[3], &octets(&[0; 2])),
+        member(&[4], &octets(&[0xb0, 0xc0, 0x6f, 0, 0, 0])),
+        member(&[5], &[10, 1, 1]),
+        member(&[6], &octets(&INSTANCE)),
+    ];
+    CustomExtension::from_oid_content(&[1, 2, 840, 113_741, 1, 13, 1], der(0x30, &all.concat()))
+}
+
+/// A pair of the extension: its own OID with these arcs below, and a value.
+fn member(below: &[u8], value: &[u8]) -> Vec<u8> {
+    let oid = [&[0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 1, 13, 1][..], below].concat();
+    der(0x30, &[der(6, &oid), value.to_vec()].concat())
+}
+
+/// DER of less than 64 KiB.
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(content.len()).expect("it is short").to_be_bytes();
+    let length = match (high, low) {
+        (0, 0..0x80) => vec![low],
+        (0, _) => vec![0x81, low],
+        _ => vec![0x82, high, low],
+    };
+    [&[tag][..], &length, content].concat()
 }
 
 /// DER INTEGER of a byte: a zero goes first where the top bit would read as a sign.

@@ -18,7 +18,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
-use super::pki::{Vendor, chained, point};
+use super::pki::{INSTANCE, PPID, Vendor, chained, point};
 use super::{Lie, Refusal, Verified, field, hex, padded, put};
 
 /// Length of a quote's header, bytes.
@@ -239,6 +239,7 @@ pub fn verify(
             },
         },
         "td_attributes": {"debug": debug},
+        "platform_provider_id": hex(&PPID), "platform_instance_id": hex(&INSTANCE),
         "tcb_status": "UpToDate", "collateral_expiration_status": "0", "advisory_ids": [],
     });
     Ok(Verified { claims, report_data: hex(report_data), init_data: Some(hex(&config_id)), measurement, debug })

@@ -42,6 +42,8 @@ fn appraised(tee: &str, change: impl Fn(&mut Value)) -> Appraised {
         evidence["init_data"] = json!("aa".repeat(32));
     } else {
         evidence["tdx"] = json!({"quote": {"body": {"mr_td": "7d".repeat(48)}}});
+        evidence["tdx"][PROVIDER] = json!("81".repeat(16));
+        evidence["tdx"][INSTANCE] = json!("07".repeat(16));
         evidence["init_data"] = json!("aa".repeat(48));
     }
     change(evidence);
@@ -98,11 +100,20 @@ fn a_report_of_the_same_guest_on_another_machine_is_refused() {
     // A verifier that does not say on which machine gives nothing to hold a report to.
     let silent = appraised("snp", |evidence| drop(evidence["snp"].as_object_mut().unwrap().remove("chip_id")));
     assert_eq!(judge(&guest, &silent), Err(Error::Machine));
-    for member in [PROVIDER, INSTANCE] {
-        let named = appraised("tdx", |evidence| evidence["tdx"][member] = json!("11".repeat(16)));
-        assert_eq!(judge(&tdx_guest().evidence(&DATA), &named), Err(Error::Machine), "{member}");
-        let empty = appraised("tdx", |evidence| evidence["tdx"][member] = json!(""));
-        assert_eq!(judge(&tdx_guest().evidence(&DATA), &empty), Ok(()), "{member}");
+    let quote = tdx_guest().evidence(&DATA);
+    for (member, other) in [(PROVIDER, INSTANCE), (INSTANCE, PROVIDER)] {
+        for said in [json!("11".repeat(16)), json!("xx"), json!(7), Value::Null] {
+            let named = appraised("tdx", |evidence| evidence["tdx"][member] = said.clone());
+            assert_eq!(judge(&quote, &named), Err(Error::Machine), "{member} {said}");
+        }
+        // One of its names is enough, and none is not.
+        let one = appraised("tdx", |evidence| evidence["tdx"][member] = json!(""));
+        assert_eq!(judge(&quote, &one), Ok(()), "{member}");
+        let none = appraised("tdx", |evidence| {
+            evidence["tdx"][member] = json!("");
+            evidence["tdx"].as_object_mut().unwrap().remove(other);
+        });
+        assert_eq!(judge(&quote, &none), Err(Error::Machine), "{member}");
     }
 }
 
