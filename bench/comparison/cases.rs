@@ -1,5 +1,6 @@
 //! How each case of the table is measured.
 
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,8 +25,10 @@ const STRANGERS: usize = 6000;
 /// New connections beside [`LANES`] old ones, while our certificate is renewed.
 const NEWCOMERS: usize = 4;
 
-/// What may be more in the short form, which other work and a single run make noisy.
-const ROOM: f64 = 1.25;
+/// What the short form holds: what is counted, and memory that is the process's own. Time is not held there, and
+/// neither is a resident set: one run, a loader without optimisation that wakes the proxy more often than a fast one
+/// would, other work on the machine, and what a machine keeps in its page cache make them say little of us.
+const HELD: &[&str] = &["memory", "evidence_memory", "evidence_round_trips"];
 
 /// Between two renewals of our certificate.
 const RENEWAL: Duration = Duration::from_secs(1);
@@ -38,6 +41,8 @@ pub struct Bench {
     short: bool,
     pub runs: usize,
     wanted: Vec<String>,
+    /// Requests that failed, limits that were missed.
+    faults: RefCell<Vec<String>>,
 }
 
 /// One side of a case, over all runs.
@@ -76,34 +81,50 @@ pub struct Line<'a> {
 impl Bench {
     pub fn new(room: Room, ca: Ca, short: bool, runs: Option<usize>, wanted: Vec<String>) -> Self {
         let friend = ca.member(FRIEND);
-        Self { room, ca, friend, short, runs: runs.unwrap_or(if short { 1 } else { 7 }), wanted }
+        Self {
+            room,
+            ca,
+            friend,
+            short,
+            runs: runs.unwrap_or(if short { 1 } else { 7 }),
+            wanted,
+            faults: RefCell::default(),
+        }
     }
 
-    /// All cases. False if a request failed or a limit was missed.
-    pub async fn run(&self) -> bool {
-        let mut good = true;
+    /// All cases but those with evidence.
+    pub async fn run(&self) {
         let proxies = [Kind::Countersign, Kind::Haproxy, Kind::Nginx].map(|kind| self.room.start(kind));
         let by = |kind| proxies.iter().find(|proxy| proxy.kind == kind);
         let ours = by(Kind::Countersign).expect("we start");
         for case in CASES.iter().filter(|case| self.wants(case.name)) {
             if let Some(theirs) = by(case.peer) {
-                good &= self.cost(case, ours, theirs).await;
+                self.cost(case, ours, theirs).await;
             }
         }
         if self.wants("handshake_http_unknown_peers") && !self.short {
-            good &= self.unknown(ours, by(Kind::Haproxy).expect("it starts")).await;
+            self.unknown(ours, by(Kind::Haproxy).expect("it starts")).await;
         }
         if self.wants("renewed_every_second") {
-            good &= self.renewed(ours).await;
+            self.renewed(ours).await;
         }
         drop(proxies);
         for (name, mode, kind, limit) in MEMORY.iter().filter(|row| self.wants(row.0)) {
-            good &= self.memory(name, *mode, *kind, *limit).await;
+            self.memory(name, *mode, *kind, *limit).await;
         }
         if self.wants("rss_idle") {
-            good &= self.at_rest();
+            self.at_rest();
         }
-        good
+    }
+
+    /// What went wrong: a request that failed, a limit that was missed.
+    pub fn fault(&self, what: String) {
+        eprintln!("{what}");
+        self.faults.borrow_mut().push(what);
+    }
+
+    pub fn faults(&self) -> Vec<String> {
+        self.faults.borrow().clone()
     }
 
     pub fn wants(&self, name: &str) -> bool {
@@ -126,11 +147,10 @@ impl Bench {
     }
 
     /// Processor time of a request; of bulk, bytes for each second of it.
-    async fn cost(&self, case: &Case, ours: &Proxy, theirs: &Proxy) -> bool {
+    async fn cost(&self, case: &Case, ours: &Proxy, theirs: &Proxy) {
         let bulk = matches!(case.work, Work::Down | Work::Up);
         let (lanes, unit) = if bulk { (1, "GB/cpu-s") } else { (LANES, "cpu-us") };
         let alpn: &[u8] = if case.work == Work::Http2 { b"h2" } else { b"http/1.1" };
-        let mut good = true;
         let mut sides = [ours, theirs].map(|proxy| {
             let kx = Self::kx(proxy.kind, case.kx);
             (proxy, Peer::new(proxy.kind.address(case.mode), kx, &self.friends(kx, alpn)), Side::default())
@@ -139,7 +159,7 @@ impl Bench {
         for run in 0..=self.runs {
             for (proxy, peer, side) in &mut sides {
                 let (seen, cpu) = self.measure(proxy, peer, case.work, lanes).await;
-                good &= none_failed(case.name, proxy.kind, &seen);
+                self.none_failed(case.name, proxy.kind, &seen);
                 let done = seen.done as f64;
                 let cost = if bulk { done / cpu.as_secs_f64() / 1e9 } else { cpu.as_secs_f64() * 1e6 / done };
                 if run > 0 {
@@ -152,7 +172,7 @@ impl Bench {
         let version = case.peer.version();
         let line =
             Line { case: case.name, peer: case.peer.name(), version: &version, kx: &kx, unit, limit: case.limit };
-        self.tell(&line, &ours, &theirs) && good
+        self.tell(&line, &ours, &theirs);
     }
 
     pub async fn measure(&self, proxy: &Proxy, peer: &Peer, work: Work, lanes: usize) -> (Seen, Duration) {
@@ -169,10 +189,9 @@ impl Bench {
 
     /// Handshakes of peers whose chains nobody remembers: each connection has a certificate of its own,
     /// and a renewal before each window makes us forget.
-    async fn unknown(&self, ours: &Proxy, theirs: &Proxy) -> bool {
+    async fn unknown(&self, ours: &Proxy, theirs: &Proxy) {
         let spiffe = |n| format!("spiffe://example.org/ns/web/sa/s{n}");
         let members: Vec<Identity> = (0..STRANGERS).map(|n| self.ca.member(&spiffe(n))).collect();
-        let mut good = true;
         let mut sides = [ours, theirs].map(|proxy| {
             let kx = Self::kx(proxy.kind, Kx::Hybrid);
             let configs = members.iter().map(|each| client(each, self.ca.pem(), kx, b"http/1.1")).collect();
@@ -184,7 +203,7 @@ impl Bench {
                     renew(proxy).await;
                 }
                 let (seen, cpu) = self.measure(proxy, peer, Work::Connect, LANES).await;
-                good &= none_failed("handshake_http_unknown_peers", proxy.kind, &seen);
+                self.none_failed("handshake_http_unknown_peers", proxy.kind, &seen);
                 if run > 0 {
                     side.add(cpu.as_secs_f64() * 1e6 / seen.done as f64, &seen);
                 }
@@ -194,17 +213,17 @@ impl Bench {
         let (version, kx) = (Kind::Haproxy.version(), exchanges(Kind::Haproxy, Kx::Hybrid));
         let case = "handshake_http_unknown_peers";
         let line = Line { case, peer: "haproxy", version: &version, kx: &kx, unit: "cpu-us", limit: None };
-        self.tell(&line, &ours, &theirs) && good
+        self.tell(&line, &ours, &theirs);
     }
 
     /// Latency while our certificate is renewed every second, beside the same load without. Requests on
     /// old connections, and new connections.
-    async fn renewed(&self, ours: &Proxy) -> bool {
+    async fn renewed(&self, ours: &Proxy) {
         let peer = Peer::new(ours.kind.address(Mode::Http), Kx::Hybrid, &self.friends(Kx::Hybrid, b"http/1.1"));
         let renewals: u32 = if self.short { 2 } else { 4 };
         // Renewed, and left alone; of each: requests, connections.
         let mut sides: [[Side; 2]; 2] = Default::default();
-        let (mut good, mut failed) = (true, 0);
+        let mut failed = 0;
         for run in 0..=self.runs {
             for (renewed, of) in [true, false].into_iter().zip(&mut sides) {
                 let loads = [Load::start(&peer, Work::Http1, LANES), Load::start(&peer, Work::Connect, NEWCOMERS)];
@@ -219,7 +238,7 @@ impl Bench {
                 loads.iter().for_each(Load::close);
                 for (load, side) in loads.into_iter().zip(of) {
                     let seen = load.end().await;
-                    good &= none_failed("renewed_every_second", ours.kind, &seen);
+                    self.none_failed("renewed_every_second", ours.kind, &seen);
                     failed += if renewed { seen.failed } else { 0 };
                     if run > 0 {
                         side.add(f64::from(seen.percentile(99)), &seen);
@@ -233,38 +252,34 @@ impl Bench {
             let case = format!("renewed_every_second_p99_{what}");
             let (peer, kx) = ("countersign, not renewed", Kx::Hybrid.name());
             let line = Line { case: &case, peer, version: &version, kx, unit: "us", limit: P99 };
-            good &= self.tell(&line, &with, &without);
+            self.tell(&line, &with, &without);
         }
         let line = json!({
             "case": "renewed_every_second_failed", "peer": "countersign, not renewed", "peer_version": version,
             "kx": Kx::Hybrid.name(), "ours": failed, "theirs": 0, "unit": "requests", "ratio": null,
         });
         println!("{line}");
-        good
     }
 
     /// Memory of idle connections, one request each behind them, in processes that have done nothing else.
-    async fn memory(&self, case: &str, mode: Mode, kind: Kind, limit: Option<Limit>) -> bool {
-        let (mut sides, mut good): ([Side; 2], bool) = (Default::default(), true);
+    async fn memory(&self, case: &str, mode: Mode, kind: Kind, limit: Option<Limit>) {
+        let mut sides: [Side; 2] = Default::default();
         for _ in 0..self.runs {
             for (kind, side) in [Kind::Countersign, kind].into_iter().zip(&mut sides) {
                 let kx = Self::kx(kind, Kx::Hybrid);
                 let proxy = self.room.start(kind);
                 let peer = Peer::new(kind.address(mode), kx, &self.friends(kx, b"http/1.1"));
-                match idle(case, &proxy, &peer).await {
-                    Some(each) => side.values.push(each),
-                    None => good = false,
-                }
+                side.values.extend(self.idle(case, &proxy, &peer).await);
             }
         }
         let [ours, theirs] = sides;
         let (version, kx) = (kind.version(), exchanges(kind, Kx::Hybrid));
         let line = Line { case, peer: kind.name(), version: &version, kx: &kx, unit: "KiB", limit };
-        self.tell(&line, &ours, &theirs) && good
+        self.tell(&line, &ours, &theirs);
     }
 
     /// Resident memory of a process that serves nobody yet. The limit is on the number itself.
-    fn at_rest(&self) -> bool {
+    fn at_rest(&self) {
         let mut sides: [Side; 2] = Default::default();
         for _ in 0..self.runs {
             for (kind, side) in [Kind::Countersign, Kind::Haproxy].into_iter().zip(&mut sides) {
@@ -276,11 +291,11 @@ impl Bench {
         let version = Kind::Haproxy.version();
         let line = Line { case: "rss_idle", peer: "haproxy", version: &version, kx: "none", unit: "KiB", limit: None };
         self.tell(&line, &ours, &theirs);
-        self.judge("rss_idle", own, RSS)
+        self.judge("rss_idle", own, RSS);
     }
 
     /// Prints a line, and holds its ratio to the limit.
-    pub fn tell(&self, line: &Line<'_>, ours: &Side, theirs: &Side) -> bool {
+    pub fn tell(&self, line: &Line<'_>, ours: &Side, theirs: &Side) {
         let (own, other) = (median(&ours.values), median(&theirs.values));
         let mut text = json!({
             "case": line.case, "peer": line.peer, "peer_version": line.version, "kx": line.kx,
@@ -291,25 +306,53 @@ impl Bench {
             text["p99_us"] = json!([median(&ours.p99), median(&theirs.p99)]);
         }
         println!("{text}");
-        self.judge(line.case, own / other, line.limit)
+        self.judge(line.case, own / other, line.limit);
     }
 
-    /// Says what was missed. In the short form only what noise cannot break is held.
-    fn judge(&self, case: &str, number: f64, limit: Option<Limit>) -> bool {
-        let Some(Limit { must, aim, more }) = limit else { return true };
-        let room = if self.short && !more { ROOM } else { 1.0 };
-        let (must, aim) = (must * room, aim * room);
+    /// Says what was missed.
+    fn judge(&self, case: &str, number: f64, limit: Option<Limit>) {
+        let Some(Limit { must, aim, more }) = limit else { return };
         let missed = |limit: f64| if more { number < limit } else { number > limit };
-        if missed(must) {
-            let held =
-                !self.short || ["handshake", "memory", "rss", "evidence"].iter().any(|name| case.starts_with(name));
-            eprintln!("{case}: {number:.3} misses {must:.3}{}", if held { "" } else { " (one short run: not held)" });
-            return !held;
-        }
-        if missed(aim) {
+        let held = !self.short || HELD.iter().any(|name| case.starts_with(name));
+        if missed(must) && held {
+            self.fault(format!("{case}: {number:.3} misses {must:.3}"));
+        } else if missed(must) {
+            eprintln!("{case}: {number:.3} misses {must:.3} (the short form does not hold it)");
+        } else if missed(aim) {
             eprintln!("{case}: {number:.3} holds {must:.3}, not yet {aim:.3}");
         }
-        true
+    }
+
+    /// A window in which something failed, or nothing was done, is a fault.
+    pub fn none_failed(&self, case: &str, kind: Kind, seen: &Seen) {
+        let kind = kind.name();
+        if let Some(error) = &seen.error {
+            self.fault(format!("{case}: {kind}: {} failed, the first with: {error}", seen.failed));
+        } else if seen.done == 0 {
+            self.fault(format!("{case}: {kind}: nothing was done"));
+        }
+    }
+
+    /// What an idle connection takes, KiB. `None`, and a fault: one failed.
+    pub async fn idle(&self, case: &str, proxy: &Proxy, peer: &Peer) -> Option<f64> {
+        let before = account::anonymous(proxy.pid());
+        let fault = |what: &str| self.fault(format!("{case}: {}: {what}", proxy.kind.name()));
+        let mut idle = match crowd(peer).await {
+            Ok(idle) => idle,
+            Err(error) => {
+                fault(&format!("a connection failed: {error}"));
+                return None;
+            }
+        };
+        let after = account::anonymous(proxy.pid());
+        // What was counted is alive, and had no ticket.
+        for each in &mut idle {
+            if each.ask().await.is_err() || each.tickets() != 0 {
+                fault("an idle connection was ended, or was sent a ticket");
+                return None;
+            }
+        }
+        Some((after - before) / IDLE as f64)
     }
 }
 
@@ -317,35 +360,6 @@ impl Bench {
 pub fn exchanges(peer: Kind, asked: Kx) -> String {
     let (ours, theirs) = (asked.name(), Bench::kx(peer, asked).name());
     if ours == theirs { ours.to_owned() } else { format!("{ours} / {theirs}") }
-}
-
-pub fn none_failed(case: &str, kind: Kind, seen: &Seen) -> bool {
-    if let Some(error) = &seen.error {
-        eprintln!("{case}: {}: {} failed, the first with: {error}", kind.name(), seen.failed);
-    }
-    seen.failed == 0 && seen.done > 0
-}
-
-/// What an idle connection takes, KiB. `None`, and said why: one failed.
-pub async fn idle(case: &str, proxy: &Proxy, peer: &Peer) -> Option<f64> {
-    let before = account::anonymous(proxy.pid());
-    let told = |what: &str| eprintln!("{case}: {}: {what}", proxy.kind.name());
-    let mut idle = match crowd(peer).await {
-        Ok(idle) => idle,
-        Err(error) => {
-            told(&format!("a connection failed: {error}"));
-            return None;
-        }
-    };
-    let after = account::anonymous(proxy.pid());
-    // What was counted is alive, and had no ticket.
-    for each in &mut idle {
-        if each.ask().await.is_err() || each.tickets() != 0 {
-            told("an idle connection was ended, or was sent a ticket");
-            return None;
-        }
-    }
-    Some((after - before) / IDLE as f64)
 }
 
 /// Idle connections, a few handshakes at a time.

@@ -10,7 +10,7 @@ use countersign_testbed::pki::{Ca, Identity};
 use countersign_testbed::tee::{Document, Guest, SnpGuest, hex};
 use serde_json::{Value, json};
 
-use crate::cases::{Bench, Line, Side, exchanges, idle, none_failed};
+use crate::cases::{Bench, Line, Side, exchanges};
 use crate::load::{Callers, Kx, LANES, Peer, Work};
 use crate::proof::Workload;
 use crate::proxies::{self, API, FRIEND, ISSUER, Kind, Mode, Proxy};
@@ -111,23 +111,24 @@ impl<'b> Scene<'b> {
         }
     }
 
-    /// The cases that are wanted. False if a connection failed or a limit was missed.
-    pub async fn run(&self) -> bool {
+    /// The cases that are wanted.
+    pub async fn run(&self) {
         let wants = |cases: &[&str]| cases.iter().any(|case| self.bench.wants(case));
-        let mut good = !wants(&[MEMORY]) || self.memory().await;
+        if wants(&[MEMORY]) {
+            self.memory().await;
+        }
         let haproxy = self.bench.room.start(Kind::Haproxy);
         let pair = self.pair();
         if wants(&[TRIPS]) {
-            good &= self.round_trips().await;
+            self.round_trips().await;
         }
         if wants(&[HANDSHAKE, JUDGED, APPRAISAL]) {
-            good &= self.handshakes(&pair, &haproxy).await;
+            self.handshakes(&pair, &haproxy).await;
         }
         drop(pair);
         if wants(&[CERTIFICATE]) {
-            good &= self.certificates(&haproxy).await;
+            self.certificates(&haproxy).await;
         }
-        good
     }
 
     /// The first would be given the other's configuration where that one's guest is.
@@ -150,45 +151,39 @@ impl<'b> Scene<'b> {
         (ours, theirs): (&Side, &Side),
         (kind, peer): (Kind, &str),
         limit: Option<Limit>,
-    ) -> bool {
+    ) {
         let (version, kx) = (kind.version(), exchanges(kind, Kx::Hybrid));
-        self.bench.tell(&Line { case, peer, version: &version, kx: &kx, unit, limit }, ours, theirs)
+        self.bench.tell(&Line { case, peer, version: &version, kx: &kx, unit, limit }, ours, theirs);
     }
 
-    async fn memory(&self) -> bool {
+    async fn memory(&self) {
         let (mut ours, mut theirs) = (Side::default(), Side::default());
         for _ in 0..self.bench.runs {
             let pair = self.pair();
-            let with = idle(MEMORY, &pair.proven, &peer(Kind::Proven, &self.known)).await;
-            let without = idle(MEMORY, &pair.plain, &self.bare(Kind::Countersign)).await;
-            let (Some(with), Some(without)) = (with, without) else { return false };
-            ours.values.push(with);
-            theirs.values.push(without);
+            ours.values.extend(self.bench.idle(MEMORY, &pair.proven, &peer(Kind::Proven, &self.known)).await);
+            theirs.values.extend(self.bench.idle(MEMORY, &pair.plain, &self.bare(Kind::Countersign)).await);
         }
-        self.tell(MEMORY, "KiB", (&ours, &theirs), WITHOUT, EVIDENCE_MEMORY)
+        self.tell(MEMORY, "KiB", (&ours, &theirs), WITHOUT, EVIDENCE_MEMORY);
     }
 
     /// Counted, not timed.
-    async fn round_trips(&self) -> bool {
+    async fn round_trips(&self) {
         let mut sides = [peer(Kind::Proven, &self.known), self.bare(Kind::Countersign)].map(|peer| (peer, u32::MAX));
         for (peer, least) in &mut sides {
             // An answer that came in two pieces may be counted twice: the least is what it takes.
             for _ in 0..LANES {
                 match peer.round_trips().await {
                     Ok(count) => *least = count.min(*least),
-                    Err(error) => {
-                        eprintln!("{TRIPS}: a connection failed: {error}");
-                        return false;
-                    }
+                    Err(error) => return self.bench.fault(format!("{TRIPS}: a connection failed: {error}")),
                 }
             }
         }
         let [ours, theirs] = sides.map(|(_, least)| Side::of([f64::from(least)]));
-        self.tell(TRIPS, "round trips", (&ours, &theirs), WITHOUT, ROUND_TRIPS)
+        self.tell(TRIPS, "round trips", (&ours, &theirs), WITHOUT, ROUND_TRIPS);
     }
 
-    async fn handshakes(&self, pair: &Pair, haproxy: &Proxy) -> bool {
-        let (good, [remembered, judged, plain, theirs]) = self
+    async fn handshakes(&self, pair: &Pair, haproxy: &Proxy) {
+        let [remembered, judged, plain, theirs] = self
             .turns([
                 (&pair.proven, peer(Kind::Proven, &self.known), Work::Connect),
                 (&pair.proven, peer(Kind::Proven, &self.unknown), Work::Connect),
@@ -199,44 +194,38 @@ impl<'b> Scene<'b> {
         let unit = "cpu-us";
         let appraisal = Side::of(judged.values.iter().zip(&remembered.values).map(|(with, without)| with - without));
         let remembers = (Kind::Countersign, "countersign, verdicts remembered");
-        [
-            self.tell(HANDSHAKE, unit, (&remembered, &plain), WITHOUT, EVIDENCE[0]),
-            self.tell(HANDSHAKE, unit, (&remembered, &theirs), NAMED, EVIDENCE[1]),
-            self.tell(JUDGED, unit, (&judged, &remembered), remembers, APPRAISED),
-            // What one verdict costs: the difference of the two.
-            self.tell(APPRAISAL, unit, (&appraisal, &plain), WITHOUT, None),
-            good,
-        ]
-        .iter()
-        .all(|held| *held)
+        self.tell(HANDSHAKE, unit, (&remembered, &plain), WITHOUT, EVIDENCE[0]);
+        self.tell(HANDSHAKE, unit, (&remembered, &theirs), NAMED, EVIDENCE[1]);
+        self.tell(JUDGED, unit, (&judged, &remembered), remembers, APPRAISED);
+        // What one verdict costs: the difference of the two.
+        self.tell(APPRAISAL, unit, (&appraisal, &plain), WITHOUT, None);
     }
 
-    async fn certificates(&self, haproxy: &Proxy) -> bool {
+    async fn certificates(&self, haproxy: &Proxy) {
         let _guest = here(&self.issuer);
         let issuer = self.bench.room.start(Kind::Issuer);
-        let (good, [ours, theirs]) = self
+        let [ours, theirs] = self
             .turns([
                 (&issuer, peer(Kind::Issuer, &self.requesters), Work::Issue),
                 (haproxy, self.bare(Kind::Haproxy), Work::Connect),
             ])
             .await;
-        self.tell(CERTIFICATE, "cpu-us", (&ours, &theirs), NAMED, ISSUED) && good
+        self.tell(CERTIFICATE, "cpu-us", (&ours, &theirs), NAMED, ISSUED);
     }
 
-    /// Processor time of each connection, in turns, of which the first is not counted. False if one failed.
-    async fn turns<const SIDES: usize>(&self, sides: [(&Proxy, Peer, Work); SIDES]) -> (bool, [Side; SIDES]) {
-        let mut good = true;
+    /// Processor time of each connection, in turns, of which the first is not counted.
+    async fn turns<const SIDES: usize>(&self, sides: [(&Proxy, Peer, Work); SIDES]) -> [Side; SIDES] {
         let mut sides = sides.map(|side| (side, Side::default()));
         for run in 0..=self.bench.runs {
             for ((proxy, peer, work), side) in &mut sides {
                 let (seen, cpu) = self.bench.measure(proxy, peer, *work, LANES).await;
-                good &= none_failed("evidence", proxy.kind, &seen);
+                self.bench.none_failed("evidence", proxy.kind, &seen);
                 if run > 0 {
                     side.add(cpu.as_secs_f64() * 1e6 / seen.done as f64, &seen);
                 }
             }
         }
-        (good, sides.map(|(_, side)| side))
+        sides.map(|(_, side)| side)
     }
 }
 
