@@ -142,6 +142,8 @@ fn ambiguous_requests_are_refused() {
         ),
         ("GET / HTTP/1.1\r\nhost: api\r\nhost: evil\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nhost: admin:word@api\r\n\r\n", 400),
+        ("GET http://admin@api/ HTTP/1.1\r\nhost: api\r\n\r\n", 400),
         ("POST / HTTP/1.1\r\nhost: api\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd", 400),
         ("POST / HTTP/1.1\r\nhost: api\r\ncontent-length: +3\r\n\r\nabc", 400),
         ("POST / HTTP/1.1\r\nhost: api\r\ntransfer-encoding: gzip\r\n\r\nabc", 400),

@@ -134,6 +134,11 @@ pub(super) fn judge(request: &Request<Incoming>) -> Result<bool, Why> {
     if headers.get_all(HOST).iter().count() > 1 {
         return Err(Why::BadRequest);
     }
+    // A name and a password are for nobody's eyes, and no part of a host (RFC 9110 §4.2.4, RFC 9113 §8.3.1).
+    let named = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    if named.or(headers.get(HOST).map(HeaderValue::as_bytes)).is_some_and(|host| host.contains(&b'@')) {
+        return Err(Why::BadRequest);
+    }
     if request.version() == Version::HTTP_2 {
         return Ok(false);
     }

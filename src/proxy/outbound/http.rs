@@ -188,10 +188,6 @@ impl Target {
             // An HTTP/1.0 request may have none; what the peer is sent has one.
             (None, None) => outlet.outbound.to.to_string().parse().map_err(|_| Why::BadRequest)?,
         };
-        // A name and a password are for nobody's eyes, and no part of a host (RFC 9110 §4.2.4).
-        if host.as_str().contains('@') {
-            return Err(Why::BadRequest);
-        }
         let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         Ok(Self { host, path })
     }
