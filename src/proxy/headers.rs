@@ -46,7 +46,19 @@ pub fn is_forged(name: &str) -> bool {
         || FORGED_PREFIXES.iter().any(|prefix| begins(prefix))
 }
 
-/// Removes what `Connection` names, and what is hop-by-hop without being named (RFC 9110 §7.6.1).
+/// Hop-by-hop without being named (RFC 9110 §7.6.1).
+const HOPS: [HeaderName; 8] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HTTP2_SETTINGS,
+];
+
+/// Removes what `Connection` names, and what is hop-by-hop without being named.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -60,16 +72,13 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    for name in [
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        TRANSFER_ENCODING,
-        UPGRADE,
-        HTTP2_SETTINGS,
-    ] {
+    remove_where(headers, |name| HOPS.contains(name));
+}
+
+/// Most messages have none of those that are asked for: to look at each name costs less than to look for each.
+fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    let found: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name)).cloned().collect();
+    for name in found {
         headers.remove(name);
     }
 }
@@ -86,21 +95,17 @@ pub fn strip_hops(headers: &mut HeaderMap) {
         value.to_str().is_ok_and(|text| text.split(',').any(|word| word.trim().eq_ignore_ascii_case("trailers")))
     });
     strip_hop_by_hop(headers);
-    headers.remove(TE);
+    // What is expected was ours to answer, and is answered.
+    remove_where(headers, |name| name == TE || name == EXPECT);
     if trailers {
         // gRPC servers insist on it.
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    // Ours to answer, and answered.
-    headers.remove(EXPECT);
 }
 
 /// Removes every spelling of what claims who calls: of headers, and of trailers.
 pub fn strip_forged(headers: &mut HeaderMap) {
-    let forged: Vec<HeaderName> = headers.keys().filter(|name| is_forged(name.as_str())).cloned().collect();
-    for name in forged {
-        headers.remove(name);
-    }
+    remove_where(headers, |name| is_forged(name.as_str()));
 }
 
 /// Removes what is hop-by-hop from the app's answer. `Trailer` stays: it is a promise to the caller.
