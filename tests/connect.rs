@@ -11,14 +11,15 @@ mod scene;
 #[allow(dead_code)] // Shared by several test programs.
 mod laptop;
 
-use std::io::Write;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use countersign_testbed::eventually;
+use countersign_testbed::kbs::{Fault, Rule, Step};
 use countersign_testbed::mesh::{self, echo};
 use countersign_testbed::pki::Ca;
+use countersign_testbed::{Signal, eventually};
 use laptop::{Laptop, NEAR, check};
 use scene::{API, API_HEALTH, ASK, IN, Scene, WEB};
 use serde_json::{Value, json};
@@ -31,6 +32,7 @@ countersign_testbed::main! {
     half_of_what_a_proof_takes_is_refused [Namespaces],
     a_laptop_speaks_to_a_pod_through_a_proven_tunnel [GuestPort, Namespaces, Memory],
     one_connection_goes_over_standard_input_and_output [GuestPort, Namespaces, Memory],
+    a_tunnels_connection_is_cut_when_the_peers_evidence_is_max_age_old [GuestPort, Namespaces, Memory],
     a_peer_with_another_digest_gets_no_tunnel [GuestPort, Namespaces, Memory],
     a_peer_with_another_identity_gets_no_tunnel [GuestPort, Namespaces, Memory],
     a_peer_without_evidence_gets_no_tunnel [Namespaces],
@@ -198,6 +200,37 @@ fn one_connection_goes_over_standard_input_and_output() {
     let connect = scene.world.countersign(&["connect", IN, "--policy", &policy, "--stdio"]);
     let run = connect.stdin(ASK.to_vec()).run().expect_code(86);
     assert_eq!(run.stdout, "");
+}
+
+/// The verifier's clock is behind, so that nobody waits a minute: what the peer shows is nearly `max_age` old.
+fn a_tunnels_connection_is_cut_when_the_peers_evidence_is_max_age_old() {
+    const BEHIND: u64 = 45;
+    let scene = Scene::new("members", "snp");
+    let app = mesh::app(&scene.world, "127.0.0.1:8080", echo);
+    let api = scene.api();
+    scene.kbs.set_rule(Rule::on(Step::Attest, Fault::DatedBack(BEHIND)));
+    let begun = Instant::now();
+    let api = scene.start(&api);
+    let laptop = Laptop::new(&scene, "age");
+    laptop.policy(|policy| policy["max_age"] = json!("60s"));
+    let tunnel = laptop.tunnel(NEAR);
+    let mut live = scene.world.connect(NEAR).unwrap();
+    live.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    live.write_all(ASK).unwrap();
+    assert_eq!(mesh::read_reply(&mut live).unwrap().status, 200, "{} {}", tunnel.said(), api.said());
+    let mut rest = Vec::new();
+    let _ = live.read_to_end(&mut rest);
+    // Clocks of evidence count whole seconds: one may be lost.
+    assert!(rest.is_empty() && begun.elapsed() >= Duration::from_secs(60 - BEHIND - 1), "{:?}", begun.elapsed());
+    eventually("it says why", || tunnel.said().contains("reason=\"stale-evidence\""));
+    mesh::plain(&scene.world, NEAR, "GET / HTTP/1.1\r\nhost: api\r\n\r\n").expect_err("as old as before");
+    assert_eq!(app.count(), 1);
+    // The tunnel stands, and what is proven anew goes through it.
+    scene.kbs.heal();
+    eventually("there is new evidence", || {
+        let _ = api.signal(Signal::HUP);
+        mesh::plain(&scene.world, NEAR, "GET / HTTP/1.1\r\nhost: api\r\n\r\n").is_ok_and(|reply| reply.status == 200)
+    });
 }
 
 fn a_peer_with_another_digest_gets_no_tunnel() {

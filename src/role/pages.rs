@@ -156,6 +156,16 @@ mod tests {
     }
 
     #[test]
+    fn without_a_certificate_there_is_no_receipt() {
+        let (_epochs, none) = watch::channel(None);
+        let delivered = Delivered { directory: None, epochs: none, clock: Clock::system() };
+        let why = delivered.answer("").map(drop).expect_err("nothing to sign with");
+        let (status, word, message) = why.row();
+        assert_eq!((status, word, message.contains("/readyz")), (503, "no-certificate", true));
+        assert!(matches!(delivered.answer("?nonce=x"), Err(Why::BadNonce)), "what is malformed is told first");
+    }
+
+    #[test]
     fn other_paths_are_not_the_receipt() {
         assert_eq!(asked("/receipt"), Some(""));
         assert_eq!(asked("/receipt?nonce=x"), Some("?nonce=x"));

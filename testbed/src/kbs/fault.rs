@@ -58,6 +58,8 @@ pub enum Fault {
     NoCookie,
     /// At `/attest`: the token lacks `init_data_claims`.
     NoInitDataClaims,
+    /// At `/attest`: the token is so many seconds old already: the verifier's clock is behind.
+    DatedBack(u64),
     /// At `/attest`: the token is signed by a stranger, who has a chain of his own.
     ForeignToken,
     /// At a resource: the JWE names another key than was used.
