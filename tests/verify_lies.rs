@@ -29,6 +29,7 @@ countersign_testbed::main! {
     an_honest_quote_is_genuine_under_its_own_root_only,
     every_lie_of_a_tdx_guest_is_refused,
     debug_migration_and_vmpl_are_refused_unless_allowed,
+    a_td_under_another_module_than_intels_is_refused,
     evidence_off_a_tee_says_so,
     evidence_of_a_simulated_guest_is_judged_by_verify,
     evidence_is_told_in_every_format [Namespaces],
@@ -270,9 +271,22 @@ fn debug_migration_and_vmpl_are_refused_unless_allowed() {
         let allowed = Expected { allow_debug: true, allow_migration: true, vmpl: guest.vmpl, ..Expected::nothing() };
         assert_eq!(state(&expect::snp(&genuine, &allowed), id), State::Held, "{id}");
     }
-    let debug = TdxGuest { attributes: 1, ..TdxGuest::v4() };
-    let genuine = judge_quote(&debug, &root_of(&debug)).unwrap();
-    assert_eq!(state(&expect::tdx(&genuine, &Expected::nothing()), "expect.debug"), State::Failed);
+    // DEBUG, and the three kinds of profiling; MIGRATABLE, and SERVTD_EXT.
+    let bits = [(0, "expect.debug"), (4, "expect.debug"), (5, "expect.debug"), (6, "expect.debug")];
+    for (bit, id) in bits.into_iter().chain([(29, "expect.migration"), (17, "expect.migration")]) {
+        for honest in [TdxGuest::v4(), TdxGuest::v5()] {
+            let guest = TdxGuest { attributes: honest.attributes | 1 << bit, ..honest };
+            let genuine = judge_quote(&guest, &root_of(&guest)).unwrap();
+            assert_eq!(state(&expect::tdx(&genuine, &Expected::nothing()), id), State::Failed, "{bit}");
+            let allowed = Expected { allow_debug: true, allow_migration: true, ..Expected::nothing() };
+            assert_eq!(state(&expect::tdx(&genuine, &allowed), id), State::Held, "{bit}");
+        }
+    }
+}
+
+fn a_td_under_another_module_than_intels_is_refused() {
+    let guest = TdxGuest { module_signer: [0x77; 48], ..TdxGuest::v5() };
+    assert_eq!(judge_quote(&guest, &root_of(&guest)).unwrap_err(), tdx::Error::Module);
 }
 
 fn evidence_off_a_tee_says_so() {

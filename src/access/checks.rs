@@ -205,7 +205,18 @@ fn snp_policy(report: &snp::Report, id: impl Fn(&[u8]) -> String) -> Outcome {
         id(&report.host_data),
     );
     if report.debug_allowed() {
-        return debugged(saw, "guest policy has bit 19 (DEBUG) set", "`sev_snp_guest_policy`");
+        return open(
+            saw,
+            "guest policy has bit 19 (DEBUG) set: the host may read its memory",
+            "`sev_snp_guest_policy`",
+        );
+    }
+    if report.migration_allowed() {
+        return open(
+            saw,
+            "guest policy has bit 18 (MIGRATE_MA) set: a migration agent may take its memory away",
+            "`sev_snp_guest_policy`",
+        );
     }
     if report.vmpl > 0 {
         return Outcome::Warn(
@@ -221,24 +232,37 @@ fn snp_policy(report: &snp::Report, id: impl Fn(&[u8]) -> String) -> Outcome {
 fn tdx_policy(quote: &tdx::Quote, id: impl Fn(&[u8]) -> String) -> Outcome {
     let body = &quote.body;
     let debug = if body.debug() { "on" } else { "off" };
+    let migration = if body.migratable() { "on" } else { "off" };
     let saw = format!(
-        "TDX quote v{}: debug {debug}, MRTD {}, MRCONFIGID {}, TDX module {}",
+        "TDX quote v{}: debug {debug}, migration {migration}, MRTD {}, MRCONFIGID {}, TDX module {}",
         quote.version,
         id(&body.mr_td),
         id(&body.mr_config_id),
         id(&body.tee_tcb_svn),
     );
     if body.debug() {
-        return debugged(saw, "TD's attributes have bit 0 (DEBUG) set", "`tdx` object of the VM");
+        return open(
+            saw,
+            "TD is under debug (its attributes have one of bits 0 to 7 set): the host may read its memory",
+            "`tdx` object of the VM",
+        );
+    }
+    if body.migratable() {
+        return open(
+            saw,
+            "TD may be migrated (bit 29 or 17 of its attributes, or a service guest): another guest may take its memory away",
+            "`tdx` object of the VM",
+        );
     }
     Outcome::Pass(saw)
 }
 
-fn debugged(saw: String, what: &str, place: &str) -> Outcome {
+/// A guest that keeps no secret.
+fn open(saw: String, what: &str, place: &str) -> Outcome {
     Outcome::Fail(
         Finding::new(Class::EvidenceRejected, saw)
-            .why(format!("the {what}: the host may read its memory, so it keeps no secret"))
-            .next(format!("remove the debug flag from the {place} in the runtime's `configuration.toml`"))
+            .why(format!("the {what}, so it keeps no secret"))
+            .next(format!("remove that flag from the {place} in the runtime's `configuration.toml`"))
             .who(Who::Platform),
     )
 }

@@ -273,6 +273,13 @@ fn snp_next(error: snp::Error, report: &reports::Report) -> String {
 fn tdx_next(error: tdx::Error) -> &'static str {
     match error {
         tdx::Error::Time => "check the guest's clock (clock.floor), and register the platform anew with Intel",
+        tdx::Error::Module => {
+            "move the pod to another platform, or have this one load the TDX module that Intel signed"
+        }
+        tdx::Error::Attributes => {
+            "launch the TD with SEPT_VE_DISABLE, and without migration: the `tdx` object of the VM in the runtime's \
+             `configuration.toml`"
+        }
         _ => {
             "check the host's quoting service (`qgsd`): the quote is by no quoting enclave of Intel's, or it was changed \
              on its way (`countersign evidence --format json` prints it)"

@@ -151,9 +151,13 @@ pub fn tdx(genuine: &tdx::Genuine, expected: &Expected) -> Vec<Check> {
     let body = &genuine.quote().body;
     let launch = LaunchField { name: "MRCONFIGID", value: body.mr_config_id.to_vec() };
     let mut checks = common(&body.report_data, &body.mr_td, &launch, expected);
-    checks.push(allowed("expect.debug", "debugging", body.debug(), expected.allow_debug));
-    let service = body.v15.as_ref().is_some_and(|v15| v15.mr_servicetd != [0; 48]);
-    checks.push(allowed("expect.migration", "a service guest beside it", service, expected.allow_migration));
+    checks.push(allowed("expect.debug", "debugging or profiling", body.debug(), expected.allow_debug));
+    checks.push(allowed(
+        "expect.migration",
+        "migration, or a service guest beside it",
+        body.migratable(),
+        expected.allow_migration,
+    ));
     match genuine.tcb {
         Some(status) => checks.push(judge("expect.tcb-status", expected.tcb_statuses.contains(&status), || {
             let accepted: Vec<_> = expected.tcb_statuses.iter().map(|status| status.label()).collect();

@@ -84,9 +84,9 @@ pub struct Body {
     pub mr_seam: [u8; 48],
     /// Signer of the TDX module; zero for Intel.
     pub mrsigner_seam: [u8; 48],
-    /// Attributes of the TDX module.
+    /// Attributes of the TDX module; zero in production.
     pub seam_attributes: [u8; 8],
-    /// Attributes of the guest; bit 0 is DEBUG.
+    /// Attributes of the guest: see [`Body::debug`] and [`Body::migratable`].
     pub td_attributes: [u8; 8],
     /// Processor features that the guest may use.
     pub xfam: [u8; 8],
@@ -243,10 +243,24 @@ impl Body {
         out
     }
 
-    /// Whether the guest is a debug guest, which keeps no secret from its host.
+    /// Whether the guest is under debug, which keeps no secret from its host: any bit of the first byte, which Intel
+    /// calls TUD. Bit 0 is DEBUG, 4 to 6 are kinds of profiling.
     pub fn debug(&self) -> bool {
-        let [first, ..] = self.td_attributes;
-        first & 1 != 0
+        let [under_debug, ..] = self.td_attributes;
+        under_debug != 0
+    }
+
+    /// Whether another guest may have a hand in this one: MIGRATABLE (bit 29 of the attributes), `SERVTD_EXT` (17), or
+    /// a service guest that is bound to it. A guest with one has no body of TDX 1.0, which could not name it.
+    pub fn migratable(&self) -> bool {
+        let [_, _, third, fourth, ..] = self.td_attributes;
+        let serviced = self.v15.as_ref().is_some_and(|v15| v15.mr_servicetd != [0; 48]);
+        fourth & 0x20 != 0 || third & 0x02 != 0 || serviced
+    }
+
+    /// Whether Intel signed the TDX module, and it runs for production.
+    pub fn is_of_intels_module(&self) -> bool {
+        self.mrsigner_seam == [0; 48] && self.seam_attributes == [0; 8]
     }
 }
 
@@ -334,12 +348,41 @@ mod tests {
         assert_eq!(Quote::parse(&[&good[..], &[0; 70]].concat()), Quote::parse(&good));
     }
 
+    /// A body with nothing but these attributes.
+    fn with(attributes: u64) -> Body {
+        let mut read = Quote::parse(&quote(5, BODY_15, &[0], b"")).unwrap().body;
+        read.td_attributes = attributes.to_le_bytes();
+        read
+    }
+
     #[test]
-    fn a_debug_guest_is_told() {
-        let mut read = Quote::parse(&quote(4, BODY_10, &[0], b"")).unwrap();
-        assert!(!read.body.debug());
-        read.body.td_attributes = [1, 0, 0, 0x10, 0, 0, 0, 0];
-        assert!(read.body.debug());
+    fn a_guest_under_debug_is_told() {
+        // What Linux guests have: SEPT_VE_DISABLE, PKS, KL, PERFMON.
+        assert!(!with(1 << 28 | 1 << 30 | 1 << 31 | 1 << 63).debug());
+        for bit in 0..8 {
+            assert!(with(1 << 28 | 1 << bit).debug(), "{bit}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_another_has_a_hand_in_is_told() {
+        assert!(!with(1 << 28 | 1 << 16 | 1 << 18 | 1 << 27 | 1 << 30).migratable());
+        assert!(with(1 << 29).migratable());
+        assert!(with(1 << 17).migratable());
+        let mut served = with(0);
+        served.v15 = Some(V15 { tee_tcb_svn2: [0; 16], mr_servicetd: [1; 48] });
+        assert!(served.migratable());
+    }
+
+    #[test]
+    fn another_module_than_intels_is_told() {
+        let mut body = with(0);
+        assert!(body.is_of_intels_module());
+        body.seam_attributes[0] = 1;
+        assert!(!body.is_of_intels_module());
+        let mut body = with(0);
+        body.mrsigner_seam[47] = 1;
+        assert!(!body.is_of_intels_module());
     }
 
     proptest! {

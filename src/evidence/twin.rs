@@ -159,7 +159,11 @@ pub fn tdx(quote: &Quote, ids: Ids) -> Vec<Field> {
         field(
             "TDATTRIBUTES",
             bytes(&b.td_attributes),
-            if b.debug() { "DEBUG: the host can read this guest" } else { "no debugging" },
+            match (b.debug(), b.migratable()) {
+                (true, _) => "under debug or profiled: the host can look into this guest",
+                (false, true) => "no debugging; another guest may migrate this one",
+                (false, false) => "no debugging, no migration",
+            },
         ),
         field("XFAM", bytes(&b.xfam), "processor features"),
         field("MRTD", bytes(&b.mr_td), "what was loaded at launch"),

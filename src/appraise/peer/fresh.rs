@@ -121,8 +121,7 @@ fn tdx(raw: &[u8], expected: &Expected<'_>) -> Result<tdx::Genuine, Error> {
     // Whether the platform's TCB is a good one, the verifier has judged with Intel's collateral.
     let genuine = tdx::genuine(&quote, raw, None, &expected.makers.intel, expected.now).map_err(Error::Tdx)?;
     let body = &genuine.quote().body;
-    let service = body.v15.as_ref().is_some_and(|v15| v15.mr_servicetd != [0; 48]);
-    if body.debug() || service { Err(Error::Open) } else { Ok(genuine) }
+    if body.debug() || body.migratable() { Err(Error::Open) } else { Ok(genuine) }
 }
 
 fn of_snp(genuine: &snp::Genuine, said: &Map<String, Value>, appraised: &Appraised) -> Result<(), Error> {

@@ -60,7 +60,7 @@ const STATUSES: [(TcbStatus, &str); 8] = [
 ];
 
 /// dcap-qvl's messages for what has a word of our own. Compared whole, at any depth of the error.
-const REASONS: [(&str, Error); 7] = [
+const REASONS: [(&str, Error); 11] = [
     ("TCBInfo expired", Error::CollateralExpired),
     ("QE Identity expired", Error::CollateralExpired),
     ("TCBInfo issue date is in the future", Error::CollateralEarly),
@@ -68,6 +68,10 @@ const REASONS: [(&str, Error); 7] = [
     ("Fmspc mismatch", Error::CollateralOther),
     ("TCB status is invalid: Revoked", Error::Revoked),
     ("No matching TCB level found", Error::TcbUnknown),
+    ("TD migration is enabled", Error::Attributes),
+    ("SERVTD_EXT is enabled", Error::Attributes),
+    ("SEPT_VE_DISABLE is not enabled", Error::Attributes),
+    ("Reserved bits in TD attributes are set", Error::Attributes),
 ];
 
 pub(super) struct Judged {
@@ -113,7 +117,7 @@ impl Collateral {
         if !raw.starts_with(&exact) {
             return Err(Error::Form);
         }
-        // Debug guests and service guests are judged where expectations are.
+        // Debug guests and service guests are judged where expectations are. A TD that can be migrated it refuses.
         let verifier = QuoteVerifier::<Ours>::new_with_config(root.to_vec()).allow_debug(true).allow_service_td(true);
         match verifier.verify(&exact, &self.0, now) {
             Ok(report) => {
@@ -219,6 +223,8 @@ mod tests {
         assert_eq!(of(&["TCBInfo expired"]), Error::CollateralExpired);
         assert_eq!(of(&["Failed to verify certificate chain", "CertRevoked"]), Error::Revoked);
         assert_eq!(of(&["Failed to verify certificate chain", "CrlExpired { time: 1 }"]), Error::CollateralExpired);
+        assert_eq!(of(&["Failed to validate attributes", "TD migration is enabled"]), Error::Attributes);
+        assert_eq!(of(&["SEPT_VE_DISABLE is not enabled"]), Error::Attributes);
         assert_eq!(of(&["something new"]), Error::CollateralInvalid);
         assert_eq!(of(&[]), Error::CollateralInvalid);
     }

@@ -73,6 +73,14 @@ pub enum Error {
     /// The quote's signature does not hold.
     #[error("has a signature that does not hold: it was changed, or is by another key")]
     Signature,
+    /// Another TDX module than Intel's, or one that is debugged.
+    #[error("was made under a TDX module that Intel did not sign for production")]
+    Module,
+    /// Attributes that Intel's rules refuse.
+    #[error(
+        "is of a TD that Intel's rules refuse: it may be migrated, lacks SEPT_VE_DISABLE, or has reserved attributes"
+    )]
+    Attributes,
     /// Collateral that is past its time.
     #[error("comes with collateral that has expired at this time")]
     CollateralExpired,
@@ -168,6 +176,10 @@ pub fn genuine(
     let parts = QuoteSignature::parse(&quote.signature).ok_or(Error::Form)?;
     let pck_chain = parts.pck_chain.or_else(|| collateral.and_then(Collateral::pck_chain)).ok_or(Error::NoPck)?;
     signature::check(quote, raw, &parts, pck_chain, root, now)?;
+    // Only Intel's module keeps a TD from its host, and so it is asked for without collateral too.
+    if !quote.body.is_of_intels_module() {
+        return Err(Error::Module);
+    }
     let whose = if root.replaced { "a root given in place of Intel's" } else { "Intel's SGX root" };
     let mut checks = vec![
         Check::held("tdx.signature", "ECDSA P-256 over header and body, by the attestation key"),
@@ -177,6 +189,7 @@ pub fn genuine(
         ),
         Check::held("tdx.chain", format!("the PCK certificate leads to {whose}")),
         Check::held("tdx.validity", "all certificates of the chain are valid at this time"),
+        Check::held("tdx.module", "the TDX module's signer is Intel, and its attributes are production's"),
     ];
     if root.replaced {
         checks.push(Check::not_checked("tdx.qe-identity", "the quoting enclave's signer: the root is not Intel's"));

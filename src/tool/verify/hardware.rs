@@ -178,6 +178,10 @@ fn tdx_next(error: tdx::Error) -> &'static str {
         E::Revoked | E::TcbUnknown => {
             "stop trusting this platform: update its firmware and TDX module, and read Intel's advisories"
         }
+        E::Module => "stop trusting this platform: have its owner load the TDX module that Intel signed",
+        E::Attributes => {
+            "have the platform launch its TDs with SEPT_VE_DISABLE, and without migration, in the runtime's `configuration.toml`"
+        }
         E::Form | E::Algorithm | E::Vendor | E::QeSignature | E::QeBinding | E::QuotingEnclave | E::Signature => {
             "take evidence anew: run `countersign evidence --format json` in the guest"
         }

@@ -63,6 +63,8 @@ pub struct TdxGuest {
     pub rtmr: [[u8; 48]; 4],
     /// TD attributes; see [`ATTRIBUTES_DEBUG`].
     pub attributes: u64,
+    /// Who signed the TDX module; zero for Intel.
+    pub module_signer: [u8; 48],
     /// Event log, as `cc_eventlog` carries it. The verifier does not replay it.
     pub ccel: Option<Vec<u8>>,
     /// How its hardware lies.
@@ -79,6 +81,7 @@ impl TdxGuest {
             mr_config_id: [0; 48],
             rtmr: [[0x10; 48], [0x11; 48], [0x12; 48], [0; 48]],
             attributes: ATTRIBUTES,
+            module_signer: [0; 48],
             ccel: None,
             lie: Lie::None,
         }
@@ -146,6 +149,7 @@ impl TdxGuest {
         let mut body = vec![0; self.body_length()];
         put(&mut body, 0, &[5, 1, 2]); // tcb_svn
         put(&mut body, 16, &[0x5e; 48]); // mr_seam
+        put(&mut body, 64, &self.module_signer);
         put(&mut body, 120, &self.attributes.to_le_bytes());
         put(&mut body, 128, &0x0006_02e7_u64.to_le_bytes()); // xfam: x87, SSE, AVX, AVX-512, PKRU, AMX
         put(&mut body, 136, &self.mr_td);

@@ -160,6 +160,15 @@ fn a_report_of_a_guest_that_the_host_may_read_is_refused() {
     assert_eq!(of_snp(|guest| guest.policy |= POLICY_DEBUG), Err(Error::Open));
     assert_eq!(of_snp(|guest| guest.policy |= 1 << 18), Err(Error::Open));
     assert_eq!(of_tdx(|guest| guest.attributes |= ATTRIBUTES_DEBUG), Err(Error::Open));
+    // Profiling; migration; a service guest of a later module's.
+    for bit in [4, 5, 6, 29, 17] {
+        assert_eq!(of_tdx(|guest| guest.attributes |= 1 << bit), Err(Error::Open), "{bit}");
+    }
+}
+
+#[test]
+fn a_report_under_another_module_than_intels_is_refused() {
+    assert_eq!(of_tdx(|guest| guest.module_signer = [0x77; 48]), Err(Error::Tdx(tdx::Error::Module)));
 }
 
 #[test]
