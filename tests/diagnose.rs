@@ -31,6 +31,7 @@ countersign_testbed::main! {
     no_line_is_wider_than_80_columns_and_none_is_coloured [GuestPort, Memory],
     the_walk_changes_nothing [GuestPort, Memory],
     what_is_chosen_is_asked_and_nothing_else [GuestPort, Memory],
+    what_was_asked_for_and_never_checked_is_not_called_well,
     refused_ids_that_are_not_there [GuestPort],
     the_list_names_every_check [GuestPort],
     as_a_role_it_ends_and_leaves_one_line [GuestPort, Memory],
@@ -149,6 +150,19 @@ fn what_is_chosen_is_asked_and_nothing_else() {
     let said = asked(&run);
     assert_eq!(check(&said, "attest.way")["saw"], "left out by --skip");
     assert_eq!(world.guest_api().count_of("/cdh/resource/payments/db/password"), 0);
+}
+
+fn what_was_asked_for_and_never_checked_is_not_called_well() {
+    let world = World::host().unwrap();
+    for (args, what) in [(&["--only", "secrets.file"][..], "secrets.file"), (&["--only", "self,kbs"], "kbs")] {
+        let run = world.countersign(&[&["diagnose"], args].concat()).run().expect_code(85);
+        let verdict = run.stdout.lines().last().unwrap();
+        assert!(verdict.starts_with(&format!("not checked: {what} (")), "{verdict}");
+        let said = asked(&world.countersign(&[&["diagnose", "--json"], args].concat()).run());
+        assert_eq!((&said["code"], &said["broken"]), (&85.into(), &Value::Null), "{said:#}");
+    }
+    let run = world.countersign(&["diagnose", "--only", "self", "--skip", "self"]).run().expect_code(85);
+    assert!(run.stdout.ends_with("not checked: self (left out by --skip)\n"), "{}", run.output());
 }
 
 fn refused_ids_that_are_not_there() {
@@ -327,13 +341,19 @@ fn collateral_that_does_not_fit_the_quote_does_not_pass() {
 
 fn the_agents_evidence_is_judged_too() {
     let honest = SnpGuest::genoa();
-    let debug = SnpGuest { policy: honest.policy | 1 << 19, ..honest.clone() };
+    let policy = |bit: u64| Guest::Snp(SnpGuest { policy: honest.policy | 1 << bit, ..honest.clone() });
+    let td = TdxGuest::v4();
+    let attributes = |bit: u64| Guest::Tdx(TdxGuest { attributes: td.attributes | 1 << bit, ..td.clone() });
     for (guest, broken) in [
         (Guest::Snp(honest.clone()), Value::Null),
         (Guest::Snp(honest.clone().lying(Lie::OtherKey)), "evidence.genuine".into()),
-        (Guest::Snp(debug), "evidence.policy".into()),
+        (policy(19), "evidence.policy".into()),
+        (policy(18), "evidence.policy".into()),
         (Guest::Tdx(TdxGuest::v4()), Value::Null),
-        (Guest::Tdx(TdxGuest::v4().lying(Lie::Tampered)), "evidence.genuine".into()),
+        (Guest::Tdx(td.clone().lying(Lie::Tampered)), "evidence.genuine".into()),
+        (Guest::Tdx(TdxGuest { module_signer: [0x77; 48], ..td.clone() }), "evidence.genuine".into()),
+        (attributes(5), "evidence.policy".into()),
+        (attributes(29), "evidence.policy".into()),
     ] {
         let kbs = Kbs::healthy();
         let world = World::new().unwrap();

@@ -191,6 +191,30 @@ impl<'a> Book<'a> {
         })
     }
 
+    /// The first thing that was asked for by name and never came to be asked, and why. Of a whole walk: where nothing
+    /// at all was asked.
+    pub(super) fn unanswered(&self) -> Option<(&str, &str)> {
+        let skipped = |record: &&Record| matches!(record.outcome, Outcome::Skip(_));
+        for word in &self.chosen.only {
+            let named: Vec<&Record> =
+                self.records.iter().filter(|record| Chosen::names(word, record.check.id)).collect();
+            if named.iter().all(skipped) {
+                return Some((word, named.first().map_or("nothing to ask about", |record| record.outcome.saw())));
+            }
+        }
+        let all = self.records.iter().all(|record| skipped(&record));
+        all.then_some(("all", "each was left out, or what it needs was"))
+    }
+
+    /// The class of the first broken link; of something asked for that has no answer; 0 where all is well.
+    pub(super) fn code(&self) -> u8 {
+        match (self.broken(), self.unanswered()) {
+            (Some((_, finding)), _) => finding.class.code(),
+            (None, Some(_)) => Class::NotAppraised.code(),
+            (None, None) => 0,
+        }
+    }
+
     /// The first warning, which matters where nothing is broken.
     pub(super) fn warned(&self) -> Option<(&Record, &Finding)> {
         self.records.iter().find_map(|record| match &record.outcome {

@@ -67,7 +67,7 @@ pub(super) enum Told {
     AsARole,
 }
 
-/// Walks, tells, and gives the exit code: the class of the first broken link, 0 where there is none.
+/// Walks, tells, and gives the exit code: see [`Book::code`].
 pub(super) async fn run(ports: &Ports, arguments: &Diagnose, told: Told) -> u8 {
     // The walk says what the log would; what the log says beside it is for `COUNTERSIGN_LOG` of the roles.
     log::install(Log { level: tracing::Level::ERROR, ..Log::default() }, ports.banner);
@@ -110,7 +110,7 @@ pub(super) async fn run(ports: &Ports, arguments: &Diagnose, told: Told) -> u8 {
         ports.say_err(&format!("countersign diagnose: {finding}"));
         return finding.class.code();
     }
-    book.broken().map_or(0, |(_, finding)| finding.class.code())
+    book.code()
 }
 
 /// As a role: the environment names nothing but the role.

@@ -99,6 +99,9 @@ fn wrap(text: &mut String, head: &str, said: &str, indent: usize) {
 /// The last line: the first broken link, and who should act.
 pub(super) fn verdict(book: &Book<'_>) -> String {
     let count = |label: &str| book.records.iter().filter(|record| record.outcome.label() == label).count();
+    if let (None, Some((what, why))) = (book.broken(), book.unanswered()) {
+        return format!("not checked: {what} ({why})");
+    }
     match (book.broken(), book.warned()) {
         (Some((record, finding)), _) => format!(
             "broken: {} ({}, exit {}); to act: {}",
@@ -133,7 +136,7 @@ pub(super) fn json(book: &Book<'_>, provenance: Option<&str>) -> Value {
         "v": SHAPE,
         "version": env!("CARGO_PKG_VERSION"),
         "provenance": provenance,
-        "code": book.broken().map_or(0, |(_, finding)| finding.class.code()),
+        "code": book.code(),
         "broken": broken,
         "verdict": verdict(book),
         "checks": checks,
