@@ -104,12 +104,10 @@ pub(super) async fn vouched(evidence: &PeerEvidence, hardware: &Hardware, clock:
             .why("a report over bytes that somebody can know beforehand may be an old one")
             .next("check that the guest's kernel has a source of randomness, and restart the pod")
     })?;
-    let report = hardware.reports.make(report_data).await.map_err(|error| match error {
+    let report = hardware.reports.own(report_data).await.map_err(|error| match error {
         Unable::Failed(finding) => *finding,
-        busy @ Unable::TooMany => Finding::new(Class::NoEvidence, format!("a fresh report {busy}"))
-            .why("peers ask this guest for more reports than its hardware gives; it is tried again")
-            .next("let peers share connections: `protocol = \"http\"` in their `[[outbound]]`"),
-        long @ Unable::TooLong => Finding::new(Class::NoEvidence, format!("a fresh report {long}"))
+        // Too long: for itself a guest waits behind nobody.
+        long @ (Unable::TooLong | Unable::TooMany) => Finding::new(Class::NoEvidence, format!("a fresh report {long}"))
             .why("peers that are configured as this one would refuse it")
             .next("take another way in `[kbs].via`, or write `level = \"key\"` in `[peers.evidence]`"),
     })?;

@@ -62,8 +62,20 @@ struct Budget {
 }
 
 impl Budget {
-    /// When the next one may be made. Takes it.
-    fn take(&mut self, now: Instant) -> Instant {
+    /// When the next one may be made. Takes nothing: whoever waits for it may go away, and would else take
+    /// with it what nobody gives back.
+    fn due(&mut self, now: Instant) -> Instant {
+        self.refill(now);
+        if self.left > 0 { now } else { self.since + EACH }
+    }
+
+    /// Takes one, once its time has come.
+    fn take(&mut self, now: Instant) {
+        self.refill(now);
+        self.left = self.left.saturating_sub(1);
+    }
+
+    fn refill(&mut self, now: Instant) {
         while self.left < BURST && now.saturating_duration_since(self.since) >= EACH {
             self.left = self.left.saturating_add(1);
             self.since += EACH;
@@ -71,12 +83,6 @@ impl Budget {
         if self.left == BURST {
             self.since = now;
         }
-        if self.left > 0 {
-            self.left = self.left.saturating_sub(1);
-            return now;
-        }
-        self.since += EACH;
-        self.since
     }
 }
 
@@ -87,16 +93,27 @@ impl Reports {
         Self { ask, places: Semaphore::new(WAITING), turn, failing: AtomicBool::new(false) }
     }
 
-    /// A report over these bytes. Whoever waits no longer gives its place back.
+    /// A report over these bytes, for a peer. Whoever waits no longer gives its place back, and its turn.
     pub async fn make(&self, report_data: [u8; 64]) -> Result<Vec<u8>, Unable> {
         let _place = self.places.try_acquire().map_err(|_| Unable::TooMany)?;
         let mut turn = self.turn.lock().await;
-        sleep_until(turn.take(Instant::now())).await;
-        let made = (self.ask)(report_data).await.map_err(|finding| Unable::Failed(Box::new(finding)));
+        sleep_until(turn.due(Instant::now())).await;
+        turn.take(Instant::now());
+        let made = self.ask(report_data).await;
         drop(turn);
-        let made = made.and_then(|report| if report.len() > MAX_REPORT { Err(Unable::TooLong) } else { Ok(report) });
         self.tell(made.as_ref().err());
         made
+    }
+
+    /// The same for this guest itself, once an epoch: at once, out of no budget. Peers could else hold its
+    /// renewals up for as long as they go on asking.
+    pub async fn own(&self, report_data: [u8; 64]) -> Result<Vec<u8>, Unable> {
+        self.ask(report_data).await
+    }
+
+    async fn ask(&self, report_data: [u8; 64]) -> Result<Vec<u8>, Unable> {
+        let report = (self.ask)(report_data).await.map_err(|finding| Unable::Failed(Box::new(finding)))?;
+        if report.len() > MAX_REPORT { Err(Unable::TooLong) } else { Ok(report) }
     }
 
     /// Once for each time that it begins to fail: peers can make it fail as often as they connect.
@@ -119,6 +136,9 @@ impl fmt::Debug for Reports {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicU32;
+
+    use tokio::task::JoinHandle;
+    use tokio::time::timeout;
 
     use super::*;
     use crate::finding::Class;
@@ -154,27 +174,65 @@ mod tests {
         assert_eq!((rested.elapsed(), made.load(Ordering::Relaxed)), (EACH, BURST * 2 + 4));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn who_comes_behind_too_many_is_told_at_once() {
-        let (_, reports) = of(1);
-        let reports = Arc::new(reports);
-        for _ in 0..BURST {
-            reports.make([1; 64]).await.unwrap();
-        }
-        let waiting: Vec<_> = (0..WAITING)
-            .map(|_| {
-                let reports = Arc::clone(&reports);
-                tokio::spawn(async move { reports.make([1; 64]).await })
-            })
-            .collect();
+    /// As many as may wait, behind a burst that has been given.
+    async fn crowd(reports: &Arc<Reports>) -> Vec<JoinHandle<Result<Vec<u8>, Unable>>> {
+        let waiting = (0..WAITING).map(|_| {
+            let reports = Arc::clone(reports);
+            tokio::spawn(async move { reports.make([1; 64]).await })
+        });
+        let waiting = waiting.collect();
         tokio::task::yield_now().await;
         assert!(matches!(reports.make([1; 64]).await, Err(Unable::TooMany)));
-        // Whoever goes away makes room.
-        waiting.iter().for_each(tokio::task::JoinHandle::abort);
+        waiting
+    }
+
+    async fn go_away(waiting: Vec<JoinHandle<Result<Vec<u8>, Unable>>>) {
+        waiting.iter().for_each(JoinHandle::abort);
         for each in waiting {
             assert!(each.await.is_err());
         }
+    }
+
+    async fn tired() -> (Arc<AtomicU32>, Arc<Reports>) {
+        let (made, reports) = of(1);
+        for _ in 0..BURST {
+            reports.make([1; 64]).await.unwrap();
+        }
+        (made, Arc::new(reports))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_behind_too_many_is_told_at_once() {
+        let (_, reports) = tired().await;
+        let waiting = crowd(&reports).await;
+        // Whoever goes away makes room.
+        go_away(waiting).await;
         reports.make([1; 64]).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_goes_away_takes_no_report_with_it() {
+        let (made, reports) = tired().await;
+        let begun = Instant::now();
+        for _ in 0..50 {
+            go_away(crowd(&reports).await).await;
+        }
+        // One by one too: each had the turn, and waited for its time.
+        for _ in 0..50 {
+            assert!(timeout(Duration::from_millis(1), reports.make([1; 64])).await.is_err());
+        }
+        reports.make([1; 64]).await.unwrap();
+        assert_eq!((begun.elapsed(), made.load(Ordering::Relaxed)), (EACH, BURST + 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewals_are_not_held_up_by_waiting_peers() {
+        let (made, reports) = tired().await;
+        let waiting = crowd(&reports).await;
+        let begun = Instant::now();
+        reports.own([1; 64]).await.unwrap();
+        assert_eq!((begun.elapsed(), made.load(Ordering::Relaxed)), (Duration::ZERO, BURST + 1));
+        go_away(waiting).await;
     }
 
     #[tokio::test(start_paused = true)]
