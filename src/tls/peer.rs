@@ -18,6 +18,7 @@ use crate::formats::statement::LeafBinding;
 #[derive(Clone, Debug)]
 pub struct Known {
     seen: Arc<Seen>,
+    since: u64,
 }
 
 /// A known peer that has also proven whatever is demanded beyond that. Only [`super::trust::Door`] makes
@@ -42,8 +43,9 @@ pub(super) struct Seen {
 }
 
 impl Known {
-    pub(super) fn new(seen: Arc<Seen>) -> Self {
-        Self { seen }
+    /// `since`: when its chain was judged, seconds since 1970.
+    pub(super) fn new(seen: Arc<Seen>, since: u64) -> Self {
+        Self { seen, since }
     }
 
     /// Who it is.
@@ -89,6 +91,11 @@ impl VerifiedPeer {
 
     pub(super) fn proven(&self) -> Option<&Proven> {
         self.proven.as_ref()
+    }
+
+    /// When its chain was found good, seconds since 1970.
+    pub(super) fn since(&self) -> u64 {
+        self.known.since
     }
 
     pub(super) fn chain(&self) -> &[CertificateDer<'static>] {

@@ -98,9 +98,9 @@ impl Trust {
         }
     }
 
-    /// Verifies a chain, leaf first: its signatures to a root where there are roots, its times, its
-    /// purpose, its identity.
-    fn verify(&self, chain: &[CertificateDer<'_>]) -> Result<Arc<Seen>, Reason> {
+    /// Verifies a chain, leaf first: its signatures to a root where there are roots, its times at `now`
+    /// (seconds since 1970), its purpose, its identity.
+    fn verify(&self, chain: &[CertificateDer<'_>], now: u64) -> Result<Arc<Seen>, Reason> {
         let Some((leaf, others)) = chain.split_first() else { return Err(Reason::NoCertificate) };
         if chain.len() > MAX_CHAIN {
             return Err(Reason::BadCertificate);
@@ -108,7 +108,6 @@ impl Trust {
         // Without roots what stands behind the leaf means nothing, and is not kept.
         let has_roots = matches!(self.vouch, Vouch::Roots { .. });
         let chain = if has_roots { chain } else { std::slice::from_ref(leaf) };
-        let now = self.clock.now();
         let key = hash_of(chain);
         if let Some(seen) = self.lock().get(&key).filter(|seen| now < seen.until) {
             return Ok(Arc::clone(seen));
@@ -147,13 +146,11 @@ impl Trust {
         Ok(seen)
     }
 
-    /// Whether a chain that was good when its connection began still leads to these roots. A leaf that
-    /// has since ended does not end its connections: peers renew theirs, and keep what is open.
+    /// Whether a chain that was good when its connection began leads to these roots. A certificate that
+    /// has since ended does not end its connections: peers renew theirs, and keep what is open. So it is judged
+    /// at that moment: of one that has ended, no root would be asked for.
     fn still(&self, peer: &VerifiedPeer) -> Result<(), Reason> {
-        match self.verify(peer.chain()) {
-            Ok(_) | Err(Reason::Expired) => {}
-            Err(reason) => return Err(reason),
-        }
+        self.verify(peer.chain(), peer.since())?;
         match (&self.demand, peer.proven()) {
             (None, _) => Ok(()),
             (Some(_), None) => Err(Reason::NoEvidence),
@@ -263,9 +260,10 @@ impl Door {
     /// The peer of a handshake that has just ended well, by the chain that it showed there. It may not
     /// come in yet.
     pub fn known(&self, chain: &[CertificateDer<'_>]) -> Result<Known, Reason> {
-        let seen = self.trust.verify(chain)?;
+        let now = self.trust.clock.now();
+        let seen = self.trust.verify(chain, now)?;
         self.allows(&seen.id)?;
-        Ok(Known::new(seen))
+        Ok(Known::new(seen, now))
     }
 
     /// Lets a known peer in, with its proof where one is demanded.
@@ -415,7 +413,101 @@ fn only_tls13() -> rustls::Error {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+    use rcgen::{KeyUsagePurpose, date_time_ymd};
+
     use super::*;
+
+    const API: &str = "spiffe://example.org/ns/payments/sa/api";
+
+    /// A CA.
+    struct Ca {
+        issuer: Issuer<'static, KeyPair>,
+        der: CertificateDer<'static>,
+        pem: String,
+    }
+
+    /// What a CA says of itself, until the first of January of `until`.
+    fn ca_params(until: i32) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "mesh");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_after = date_time_ymd(until, 1, 1);
+        params
+    }
+
+    impl Ca {
+        fn root() -> Self {
+            let (params, key) = (ca_params(2090), KeyPair::generate().unwrap());
+            let certificate = params.self_signed(&key).unwrap();
+            Self { der: certificate.der().clone(), pem: certificate.pem(), issuer: Issuer::new(params, key) }
+        }
+
+        fn intermediate(&self, until: i32) -> Self {
+            let (mut params, key) = (ca_params(until), KeyPair::generate().unwrap());
+            params.distinguished_name.push(rcgen::DnType::CommonName, "between");
+            let certificate = params.signed_by(&key, &self.issuer).unwrap();
+            Self { der: certificate.der().clone(), pem: certificate.pem(), issuer: Issuer::new(params, key) }
+        }
+
+        /// For a client, from the first of January of one year to that of another.
+        fn leaf(&self, years: (i32, i32)) -> CertificateDer<'static> {
+            let mut params = CertificateParams::default();
+            params.subject_alt_names.push(SanType::URI(API.try_into().unwrap()));
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            params.not_before = date_time_ymd(years.0, 1, 1);
+            params.not_after = date_time_ymd(years.1, 1, 1);
+            params.signed_by(&KeyPair::generate().unwrap(), &self.issuer).unwrap().der().clone()
+        }
+
+        /// A door for whom this one vouches for, on the first of January of `year`.
+        fn door(&self, year: i32) -> Door {
+            let now = Duration::from_secs(date_time_ymd(year, 1, 1).unix_timestamp().try_into().unwrap());
+            let wall = Arc::new(move || std::time::SystemTime::UNIX_EPOCH + now);
+            let clock = Clock::new(wall, Arc::new(|| Duration::ZERO));
+            let trust = Trust::by_roots(&self.pem, Calls::Them, None, &clock).unwrap();
+            Door::new(Arc::new(trust), vec![PeerPattern::parse(API).unwrap()]).unwrap()
+        }
+    }
+
+    fn enters(door: &Door, chain: &[CertificateDer<'_>]) -> VerifiedPeer {
+        door.admit(door.known(chain).unwrap(), None).unwrap()
+    }
+
+    #[test]
+    fn a_connection_outlives_its_leaf_and_not_the_roots_it_came_in_by() {
+        let (root, other) = (Ca::root(), Ca::root());
+        let chain = [root.leaf((2029, 2031))];
+        let peer = enters(&root.door(2030), &chain);
+        for later in [2030, 2040] {
+            assert_eq!(root.door(later).still(&peer), Ok(()), "{later}");
+            assert_eq!(other.door(later).still(&peer), Err(Reason::UnknownIssuer), "{later}");
+        }
+        assert_eq!(root.door(2040).known(&chain).err(), Some(Reason::Expired), "to come in it must be valid");
+    }
+
+    #[test]
+    fn the_same_holds_where_what_stands_between_leaf_and_root_has_ended() {
+        let (root, other) = (Ca::root(), Ca::root());
+        let between = root.intermediate(2031);
+        let chain = [between.leaf((2029, 2050)), between.der.clone()];
+        let peer = enters(&root.door(2030), &chain);
+        assert_eq!(root.door(2040).still(&peer), Ok(()));
+        assert_eq!(other.door(2040).still(&peer), Err(Reason::UnknownIssuer));
+        assert_eq!(root.door(2040).known(&chain).err(), Some(Reason::Expired));
+    }
+
+    #[test]
+    fn what_had_ended_before_the_connection_began_and_was_not_needed_ends_nothing() {
+        let (root, old) = (Ca::root(), Ca::root());
+        // Of a root that nobody has any more: it ended before the leaf began.
+        let chain = [root.leaf((2030, 2032)), old.intermediate(2028).der];
+        let peer = enters(&root.door(2031), &chain);
+        assert_eq!(root.door(2031).still(&peer), Ok(()));
+        assert_eq!(root.door(2040).still(&peer), Ok(()));
+        assert_eq!(old.door(2040).still(&peer), Err(Reason::UnknownIssuer));
+    }
 
     #[test]
     fn chains_without_end_take_bounded_memory_and_the_newest_is_remembered() {
