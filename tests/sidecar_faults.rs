@@ -7,8 +7,8 @@
 #[allow(dead_code)]
 mod rig;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -24,6 +24,7 @@ countersign_testbed::main! {
     silent_strangers_leave_peers_their_places [GuestPort, Namespaces],
     a_request_in_single_bytes_is_served [GuestPort, Namespaces],
     a_reset_in_mid_transfer_holds_nothing [GuestPort, Namespaces],
+    an_upload_that_is_cut_short_never_looks_whole_to_the_app [GuestPort, Namespaces],
     a_flapping_app_is_told_each_time_and_served_again [GuestPort, Namespaces],
     without_descriptors_it_waits_and_recovers [GuestPort, Namespaces],
     oversized_heads_are_refused [GuestPort, Namespaces],
@@ -136,6 +137,43 @@ fn a_reset_in_mid_transfer_holds_nothing() {
         countersign_testbed::mesh::reset_on_close(peer.socket());
     }
     rig.quiet();
+}
+
+fn an_upload_that_is_cut_short_never_looks_whole_to_the_app() {
+    let inbound = "protocol = \"tcp\"\nallow = [\"spiffe://example.org/ns/web/sa/*\"]";
+    let rig = Rig::new(&Said { inbound, ..Said::default() });
+    let listener = rig.world.listen(APP).unwrap();
+    let sidecar = rig.ready();
+    // Half of it is with the app.
+    let upload = || {
+        let mut peer = Peer::connect(&rig.world, IN, Some(&rig.friend), &[]).unwrap();
+        peer.write_all(b"half").unwrap();
+        let (mut app, _) = listener.accept().unwrap();
+        app.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut half = [0; 4];
+        app.read_exact(&mut half).unwrap();
+        (peer, app)
+    };
+    let (mut peer, mut app) = upload();
+    peer.end().unwrap();
+    assert_eq!(app.read(&mut [0; 1]).unwrap(), 0, "who says that this was all ends it");
+    drop((peer, app));
+    let reset = |app: &mut TcpStream, why: &str| {
+        let seen = app.read(&mut [0; 1]).map_err(|error| error.kind());
+        assert_eq!(seen, Err(ErrorKind::ConnectionReset), "{why}: {}", sidecar.said());
+    };
+    let (peer, mut app) = upload();
+    // Whoever carries the packets can say this.
+    peer.socket().shutdown(Shutdown::Write).unwrap();
+    reset(&mut app, "an end that the peer has not said");
+    let (peer, mut app) = upload();
+    countersign_testbed::mesh::reset_on_close(peer.socket());
+    drop(peer);
+    reset(&mut app, "a reset of the peer's");
+    rig.quiet();
+    let (_peer, mut app) = upload();
+    sidecar.signal(countersign_testbed::Signal::KILL).unwrap();
+    reset(&mut app, "the sidecar is killed");
 }
 
 fn a_flapping_app_is_told_each_time_and_served_again() {

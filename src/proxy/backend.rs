@@ -3,9 +3,11 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::Uri;
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tower_service::Service;
@@ -22,6 +24,17 @@ pub enum App {
     Tcp(TcpStream),
     /// Unix socket.
     Unix(UnixStream),
+}
+
+impl App {
+    /// Whether closing it resets it. Set from the beginning, and taken back once all is carried: so the app
+    /// cannot take our end for the end of what was sent, even where this process is killed. A unix socket has
+    /// no reset.
+    pub(super) fn resets_on_close(&self, resets: bool) {
+        if let Self::Tcp(stream) = self {
+            let _ = SockRef::from(stream).set_linger(resets.then_some(Duration::ZERO));
+        }
+    }
 }
 
 /// Connects to the app, within [`DIAL`].

@@ -137,6 +137,7 @@ async fn tcp(listener: &Listener, inbound: &Inbound, entered: Entered) {
     };
     let dialling = async {
         let mut app = backend::dial(&inbound.app).await?;
+        app.resets_on_close(true);
         if let Some(header) = header {
             app.write_all(&header).await?;
         }
@@ -144,8 +145,8 @@ async fn tcp(listener: &Listener, inbound: &Inbound, entered: Entered) {
     };
     let mut line = inbound.access_log.then(|| Line::connection(listener.listen.to_string(), watch.peer.id()));
     // Boxed: over before the connection settles down.
-    let app = match timeout_at(deadline, Box::pin(dialling)).await {
-        Ok(Ok(app)) => Overheard::new(app, line.as_ref().map(Line::tally)),
+    let mut app = match timeout_at(deadline, Box::pin(dialling)).await {
+        Ok(Ok(app)) => app,
         failed => {
             if let Some(line) = &mut line {
                 line.ended("app-unreachable");
@@ -158,25 +159,34 @@ async fn tcp(listener: &Listener, inbound: &Inbound, entered: Entered) {
         }
     };
     let mut judge = watch.clone();
-    tokio::select! {
-        ended = splice(tls, app, Silence { open: IDLE_TCP, half_closed: HALF_CLOSED }) => {
-            let how = match ended {
-                Ok(Ended::Both) => "both",
+    let heard = Overheard::new(&mut app, line.as_ref().map(Line::tally));
+    let whole = tokio::select! {
+        ended = splice(tls, heard, Silence { open: IDLE_TCP, half_closed: HALF_CLOSED }) => {
+            let (how, whole) = match ended {
+                Ok(Ended::Both) => ("both", true),
                 Ok(Ended::Silent) => {
                     tracing::debug!("closed for silence");
-                    "silent"
+                    ("silent", false)
                 }
                 Err(error) => {
                     tracing::debug!(kind = ?error.kind(), "ended early");
-                    "early"
+                    ("early", false)
                 }
             };
             if let Some(line) = &mut line {
                 line.ended(how);
             }
+            whole
         }
-        reason = judge.withdrawn() => listener.withdraw(reason, &watch.peer),
-        () = watch.forced() => {}
+        reason = judge.withdrawn() => {
+            listener.withdraw(reason, &watch.peer);
+            false
+        }
+        () = watch.forced() => false,
+    };
+    if whole {
+        // All that each side sent has reached the other one, its end too.
+        app.resets_on_close(false);
     }
 }
 

@@ -16,7 +16,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Mode, chmodat, unlinkat};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -165,6 +164,7 @@ async fn serve(outlet: Arc<Outlet>, app: App) {
 async fn tcp(outlet: &Outlet, app: App) {
     let Outbound { listen, peer, access_log, .. } = &outlet.outbound;
     let mut line = access_log.then(|| Line::connection(listen.to_string(), &PeerId::Spiffe(peer.clone())));
+    app.resets_on_close(true);
     // Boxed: over before the connection settles down.
     let called = Box::pin(call(outlet, Offer::All)).await;
     let ended = match called {
@@ -174,7 +174,8 @@ async fn tcp(outlet: &Outlet, app: App) {
             outlet.bytes(app, &mut tls, watch, line.as_ref()).await
         }
         Err(why) => {
-            reset(&app);
+            // It resets: an end would look like the end of an answer.
+            drop(app);
             why.label()
         }
     };
@@ -183,21 +184,16 @@ async fn tcp(outlet: &Outlet, app: App) {
     }
 }
 
-/// The app must not take the end of this connection for the end of an answer.
-fn reset(app: &App) {
-    if let App::Tcp(stream) = app {
-        let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
-    }
-}
-
 impl Outlet {
     /// Carries the app's bytes to a peer that was reached, until both have ended, the peer may no longer be
     /// trusted, or all is over. Returns whether both have ended.
     pub async fn carry(&self, app: App, mut tls: TlsStream<TcpStream>, peer: VerifiedPeer) -> bool {
+        app.resets_on_close(true);
         self.bytes(app, &mut tls, self.watch(peer), None).await == WHOLE
     }
 
-    /// The same for whoever has its ears already. Returns how it ended, as the access log says it.
+    /// The same for whoever has its ears already, and an app whose connection resets when it is closed. Returns
+    /// how it ended, as the access log says it.
     async fn bytes(
         &self,
         mut app: App,
@@ -226,8 +222,8 @@ impl Outlet {
             }
             () = end.forced() => "cut",
         };
-        if ended != WHOLE {
-            reset(&app);
+        if ended == WHOLE {
+            app.resets_on_close(false);
         }
         ended
     }

@@ -46,7 +46,7 @@ struct Near {
 
 /// Serves a connection of the app's to its end.
 pub(super) async fn serve(outlet: Arc<Outlet>, app: App) {
-    let Some(place) = outlet.place() else { return super::reset(&app) };
+    let Some(place) = outlet.place() else { return app.resets_on_close(true) };
     let mut phase = outlet.phase.clone();
     let serving = async {
         let Ok(Ok((begun, h2))) = timeout(KEEP_ALIVE, preface::begin(app)).await else { return };
