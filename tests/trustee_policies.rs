@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 countersign_testbed::main! {
     an_affirmed_guest_with_listed_initdata_reads_its_own,
+    the_gate_of_a_new_initdata_is_released_to_listed_guests_alone,
     refused_initdata_that_is_not_listed_or_not_set,
     refused_guest_that_is_not_affirmed,
     refused_sample_and_unknown_tokens,
@@ -88,6 +89,26 @@ fn an_affirmed_guest_with_listed_initdata_reads_its_own() {
     let short = [7; 32];
     let guest = Guest::Tdx(TdxGuest::v4().initdata(&short));
     assert!(released(&claims(&guest, true, None), &[hex(&short)], "payments/db/password"));
+}
+
+/// The resource that the gate of a new initdata asks for, as the example has it.
+fn gate() -> String {
+    let starter = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/initdata/initdata.toml");
+    let starter: toml::Table = fs::read_to_string(starter).unwrap().parse().unwrap();
+    let own: toml::Table = starter["data"]["countersign.toml"].as_str().unwrap().parse().unwrap();
+    let uri = own["secrets"]["gate"][0]["from"].as_str().unwrap();
+    uri.strip_prefix("kbs:///").unwrap().to_owned()
+}
+
+fn the_gate_of_a_new_initdata_is_released_to_listed_guests_alone() {
+    let (listed, gate) = ([hex(&digest())], gate());
+    let affirmed = claims(&snp(), true, Some(&document().text()));
+    assert!(released(&affirmed, &listed, &gate), "{gate}");
+    for other in ["default/attestation-status/other", "default/other/status", "web/attestation-status/status"] {
+        assert!(!released(&affirmed, &listed, other), "{other}");
+    }
+    assert!(!released(&affirmed, &["1".repeat(96)], &gate), "not listed");
+    assert!(!released(&claims(&snp(), false, None), &listed, &gate), "not affirmed");
 }
 
 fn refused_initdata_that_is_not_listed_or_not_set() {
