@@ -22,7 +22,7 @@ use crate::formats::hex;
 use crate::issuance::desk::Desk;
 use crate::issuance::quota::Quota;
 use crate::observe::metrics::{self, Shed};
-use crate::tls::exchange::OURS_ISSUE;
+use crate::tls::exchange::{Failure, OURS_ISSUE};
 use crate::tls::issue::{self, Heard, NotHeard};
 use crate::tls::peer::Reason;
 use crate::tls::server::refusal;
@@ -113,18 +113,18 @@ async fn answer(counter: &Counter, desk: &Desk, stream: TcpStream, from: SocketA
     counter.counts.accepted.add(1);
     // An attestation result may come now.
     tls.get_mut().0.known();
-    let heard = match issue::hear(&mut tls, desk.prover.as_deref(), desk.demand.wants_report()).await {
+    let heard = match issue::hear(&mut tls, desk.demand.wants_report()).await {
         Ok(heard) => heard,
         Err(why) => {
             counter.not_heard(&why, from);
             if let Some(refused) = why.refused() {
-                let _ = issue::answer(&mut tls, Err(refused)).await;
+                let _ = issue::refuse(&mut tls, refused).await;
             }
             return false;
         }
     };
     let key = hex::encode(digest(&SHA256, heard.key.spki()).as_ref());
-    let (given, chain) = match desk.judge(&heard, &counter.quota) {
+    let (given, answered) = match desk.judge(&heard, &counter.quota) {
         Ok((given, proven)) => {
             let init_data = hex::encode(proven.appraised().init_data());
             let hardware = counter.audit_hardware.then(|| machine(&proven)).map(display);
@@ -133,15 +133,20 @@ async fn answer(counter: &Counter, desk: &Desk, stream: TcpStream, from: SocketA
                 id = %proven.appraised().peer(), names = %names(&heard), %init_data, hardware, %key, serial = %given.serial,
                 not_after = given.until, from = %from.ip().to_canonical(), "certificate issued"
             );
-            (true, Ok(given.chain))
+            (true, issue::give(&mut tls, desk.prover.as_deref(), &heard, &given.chain).await)
         }
         Err(denied) => {
             counter.denied(denied.refused(), &denied, &names(&heard), &key, from);
-            (false, Err(denied.refused()))
+            (false, issue::refuse(&mut tls, denied.refused()).await)
         }
     };
-    if let Err(error) = issue::answer(&mut tls, chain.as_deref().map_err(|refused| *refused)).await {
-        tracing::debug!(why = %error, %key, "the requester went away before its answer");
+    match answered {
+        Ok(()) => {}
+        // Which certificate stands in a line that has the same key.
+        Err(error @ Failure::Demanded(_)) => {
+            tracing::warn!(why = %format_args!("the requester {error}"), %key, "the certificate was kept back");
+        }
+        Err(error) => tracing::debug!(why = %error, %key, "the requester went away before its answer"),
     }
     given
 }

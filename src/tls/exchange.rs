@@ -193,13 +193,31 @@ pub(super) async fn verify<S: Session>(
     ours: &Hello,
     purpose: Purpose,
 ) -> Result<Option<Proven>, Failure> {
+    if side.door.demand().is_none() {
+        return Ok(None);
+    }
+    let first = read(session, &PROOF).await?;
+    verify_behind(session, first, side, ours, purpose).await
+}
+
+/// The same, of a proof whose first frame has come.
+pub(super) async fn verify_behind<S: Session>(
+    session: &mut S,
+    first: (Kind, Vec<u8>),
+    side: &Side<'_>,
+    ours: &Hello,
+    purpose: Purpose,
+) -> Result<Option<Proven>, Failure> {
     let Some(demand) = side.door.demand() else { return Ok(None) };
-    let proof = read_proof(session, demand.wants_report()).await?;
+    let proof = read_behind(session, first, demand.wants_report()).await?;
     let exporter = session.exporter(&ours.nonce).ok_or(Failure::Ours)?;
     let leaf = side.known.leaf().ok_or(Failure::Refused(Reason::BadCertificate))?;
     let expected = Statement { purpose, leaf, nonce: ours.nonce, exporter };
     demand.judge(&side.known, &proof.shown(), &expected).map(Some).map_err(Failure::Unproven)
 }
+
+/// What a proof begins with, or is.
+pub(super) const PROOF: [Kind; 2] = [Kind::Ear, Kind::Decline];
 
 /// A proof as it came: nothing of it is judged.
 pub struct Came {
@@ -218,7 +236,11 @@ impl Came {
 
 /// `report`: whether a fresh report was demanded with it.
 pub(super) async fn read_proof<S: Session>(session: &mut S, report: bool) -> Result<Came, Failure> {
-    let (kind, ear) = read(session, &[Kind::Ear, Kind::Decline]).await?;
+    let first = read(session, &PROOF).await?;
+    read_behind(session, first, report).await
+}
+
+async fn read_behind<S: Session>(session: &mut S, (kind, ear): (Kind, Vec<u8>), report: bool) -> Result<Came, Failure> {
     if kind == Kind::Decline {
         return Err(Failure::Declined);
     }

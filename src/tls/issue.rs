@@ -3,10 +3,13 @@
 //!
 //! ```text
 //! requester → hello                              demanding the issuer's evidence, or not
-//! issuer    → hello, its proof where it is demanded
+//! issuer    → hello
 //! requester → names, request, its proof
-//! issuer    → chain, or a refusal
+//! issuer    → its proof where it is demanded, and the chain; or a refusal
 //! ```
+//!
+//! Anybody may connect to an issuer, so it shows nothing of itself, and asks its hardware for nothing, before
+//! the requester is judged. The requester has chosen whom it asks, and has judged its certificate.
 //!
 //! The requester's statement is about the key and the names that it wants, so that nobody can put others in
 //! their place, and about this session, so that nobody can say it again.
@@ -15,7 +18,9 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::AsyncWriteExt as _;
 use x509_parser::parse_x509_certificate;
 
-use super::exchange::{self, Came, Failure, Session, Side, decline, nonce, prove, read, read_hello, verify, write};
+use super::exchange::{
+    self, Came, Failure, Session, Side, decline, nonce, prove, read, read_hello, verify_behind, write,
+};
 use super::prover::{Attested, Prover, Unshown};
 use crate::formats::csr::{self, RequestedKey};
 use crate::formats::frames::{self, Hello, Kind, Refused};
@@ -72,6 +77,8 @@ pub struct Heard {
     pub proof: Came,
     /// What it must have stated.
     pub expected: Statement,
+    /// What it said first: whether the issuer must prove itself too, and how.
+    pub hello: Hello,
 }
 
 /// The requester's side: `side` is the issuer's, by its certificate; `request` is a PKCS#10 request (DER),
@@ -92,12 +99,10 @@ pub async fn ask<S: Session>(
     write(session, Kind::Hello, &ours.payload()).await?;
     flush(session).await?;
     let theirs = read_hello(session, &ours).await?;
-    // An issuer always demands, and it is the requester who has chosen whom it asks.
-    if theirs.prove_first || !theirs.demands {
+    // An issuer always demands, and before it shows anything: it is the requester who has chosen whom it asks.
+    if !(theirs.demands && theirs.prove_first) {
         return Err(Failure::Frame(frames::Error::Flags).into());
     }
-    let proven = verify(session, &side, &ours, Purpose::ChannelServer).await?;
-    side.door.admit(side.known, proven).map_err(Failure::Refused)?;
     let names = wanted.text();
     let leaf = LeafBinding::of_wanted(spki, names.as_bytes());
     let exporter = session.exporter(&theirs.nonce).ok_or(Failure::Ours)?;
@@ -115,27 +120,39 @@ pub async fn ask<S: Session>(
     if proof.is_err() {
         return Err(Failure::Demanded(None).into());
     }
-    match read(session, &[Kind::Chain, Kind::Refusal]).await? {
+    let proven = if ours.demands {
+        let first = unless_refused(session, &exchange::PROOF).await?;
+        verify_behind(session, first, &side, &ours, Purpose::ChannelServer).await?
+    } else {
+        None
+    };
+    // From whom it does not believe a requester takes no certificate.
+    side.door.admit(side.known, proven).map_err(Failure::Refused)?;
+    let (_, chain) = unless_refused(session, &[Kind::Chain]).await?;
+    split(&chain).ok_or(NotGiven::Chain)
+}
+
+/// A frame of these kinds, where the issuer does not refuse.
+async fn unless_refused<S: Session>(session: &mut S, kinds: &[Kind]) -> Result<(Kind, Vec<u8>), NotGiven> {
+    let kinds: Vec<Kind> = kinds.iter().copied().chain([Kind::Refusal]).collect();
+    match read(session, &kinds).await? {
         (Kind::Refusal, code) => {
             let refused = code.first().copied().and_then(Refused::of);
             Err(NotGiven::Refused(refused.ok_or(Failure::Frame(frames::Error::Kind))?))
         }
-        (_, chain) => split(&chain).ok_or(NotGiven::Chain),
+        came => Ok(came),
     }
 }
 
-/// The issuer's side, up to the request. `prover` is what this guest shows to those who demand it; `report`,
-/// whether a requester must show a fresh report.
-pub async fn hear<S: Session>(session: &mut S, prover: Option<&Prover>, report: bool) -> Result<Heard, NotHeard> {
-    let ours = Hello { nonce: nonce()?, demands: true, prove_first: false, report };
+/// The issuer's side, up to the request: it shows nothing. `report`: whether a requester must show a fresh
+/// report.
+pub async fn hear<S: Session>(session: &mut S, report: bool) -> Result<Heard, NotHeard> {
+    let ours = Hello { nonce: nonce()?, demands: true, prove_first: true, report };
     let theirs = read_hello(session, &ours).await?;
     if theirs.prove_first {
         return Err(Failure::Frame(frames::Error::Flags).into());
     }
     write(session, Kind::Hello, &ours.payload()).await?;
-    if theirs.demands {
-        prove(session, prover, &theirs, Purpose::ChannelServer).await?;
-    }
     flush(session).await?;
     // All of it, before any of it is judged: what is left unread would make the kernel reset the connection, and
     // the refusal would be lost.
@@ -147,21 +164,33 @@ pub async fn hear<S: Session>(session: &mut S, prover: Option<&Prover>, report: 
     let exporter = session.exporter(&ours.nonce).ok_or(Failure::Ours)?;
     let leaf = LeafBinding::of_wanted(key.spki(), &names);
     let expected = Statement { purpose: Purpose::Issue, leaf, nonce: ours.nonce, exporter };
-    Ok(Heard { wanted, key, proof, expected })
+    Ok(Heard { wanted, key, proof, expected, hello: theirs })
 }
 
-/// The issuer's answer: a chain, leaf first, or why not.
-pub async fn answer<S: Session>(
+/// The issuer's answer to a requester that was judged well: what proves the issuer, where that is demanded, and
+/// a chain, leaf first. `prover` is what this guest shows; without, whoever demands it gets no chain either.
+pub async fn give<S: Session>(
     session: &mut S,
-    given: Result<&[CertificateDer<'static>], Refused>,
+    prover: Option<&Prover>,
+    heard: &Heard,
+    chain: &[CertificateDer<'static>],
 ) -> Result<(), Failure> {
-    match given {
-        Ok(chain) => {
-            let chain: Vec<u8> = chain.iter().flat_map(|certificate| certificate.iter().copied()).collect();
-            write(session, Kind::Chain, &chain).await?;
-        }
-        Err(refused) => write(session, Kind::Refusal, &[refused.code()]).await?,
+    let shown = !heard.hello.demands || prove(session, prover, &heard.hello, Purpose::ChannelServer).await?;
+    if shown {
+        let chain: Vec<u8> = chain.iter().flat_map(|certificate| certificate.iter().copied()).collect();
+        write(session, Kind::Chain, &chain).await?;
     }
+    end(session).await?;
+    if shown { Ok(()) } else { Err(Failure::Demanded(None)) }
+}
+
+/// The issuer's answer to any other: why there is no certificate.
+pub async fn refuse<S: Session>(session: &mut S, refused: Refused) -> Result<(), Failure> {
+    write(session, Kind::Refusal, &[refused.code()]).await?;
+    end(session).await
+}
+
+async fn end<S: Session>(session: &mut S) -> Result<(), Failure> {
     flush(session).await?;
     Ok(session.shutdown().await?)
 }

@@ -70,15 +70,24 @@ impl Parts {
         let leaf = LeafBinding::of_wanted(&self.spki, self.stated_names.as_bytes());
         let Self { purpose, nonce, exporter, .. } = *self;
         let proof = by.word(&Statement { purpose, leaf, nonce, exporter }).unwrap();
-        let frames: [(Kind, &[u8]); 5] = [
+        frames_of(&[
             (Kind::Names, self.names.as_bytes()),
             (Kind::Request, &self.request),
             (Kind::Ear, self.ear.as_bytes()),
             (Kind::Statement, &proof.statement),
             (Kind::Signature, &proof.signature),
-        ];
-        frames.iter().flat_map(|(kind, payload)| frames::write(*kind, payload).unwrap()).collect()
+        ])
     }
+
+    /// The same of whoever has no proof to give.
+    fn declined(&self) -> Vec<u8> {
+        frames_of(&[(Kind::Names, self.names.as_bytes()), (Kind::Request, &self.request), (Kind::Decline, &[])])
+    }
+}
+
+/// Frames, one behind the other.
+fn frames_of(frames: &[(Kind, &[u8])]) -> Vec<u8> {
+    frames.iter().flat_map(|(kind, payload)| frames::write(*kind, payload).unwrap()).collect()
 }
 
 /// A connection to the issuer, after both hellos.
@@ -90,8 +99,13 @@ struct Session {
 
 impl Session {
     fn open(scene: &Scene) -> Self {
+        Self::saying(scene, false, false)
+    }
+
+    /// The same, by whoever demands the issuer's evidence, and a fresh report in it.
+    fn saying(scene: &Scene, demands: bool, report: bool) -> Self {
         let mut peer = Peer::connect(&scene.world, DESK, None, &["countersign/1+issue"]).unwrap();
-        let hello = Hello { nonce: [7; 32], demands: false, prove_first: false, report: false };
+        let hello = Hello { nonce: [7; 32], demands, prove_first: false, report };
         peer.write_all(&frames::write(Kind::Hello, &hello.payload()).unwrap()).unwrap();
         let (_, theirs) = frame(&mut peer, Kind::Hello);
         let nonce = Hello::parse(&theirs).unwrap().nonce;
@@ -138,6 +152,34 @@ pub(crate) fn a_request_that_is_said_again_is_given_nothing() {
         issuer.said().contains("is not for this connection: the statement is for another `nonce`")
     });
     assert_eq!((scene.issued(), scene.denied("bad-evidence")), (1, 1));
+}
+
+pub(crate) fn a_stranger_is_shown_neither_attestation_result_nor_report() {
+    let scene = Scene::new("roots", "");
+    let issuer = scene.issuer();
+    let _issuer = scene.start(&issuer);
+    let (requester, other) = (Requester::of(&scene), Requester::of(&scene));
+    for (demands, report) in [(true, false), (true, true)] {
+        // Everything that he can say: a proof that is another's, and none.
+        for declines in [false, true] {
+            let mut session = Session::saying(&scene, demands, report);
+            let parts = requester.parts(&session);
+            let said = if declines { parts.declined() } else { parts.said(&other.attested) };
+            assert_eq!(session.answer(&said), Err(Refused::Evidence), "a hello and this, and nothing else");
+        }
+        // Whoever proves himself is shown all of it, and the certificate behind it.
+        let mut session = Session::saying(&scene, demands, report);
+        let said = requester.parts(&session).said(&requester.attested);
+        session.peer.write_all(&said).unwrap();
+        for kind in [Kind::Ear, Kind::Statement, Kind::Signature] {
+            assert_eq!(frame(&mut session.peer, kind).0, kind);
+        }
+        if report {
+            assert_eq!(frame(&mut session.peer, Kind::Report).0, Kind::Report);
+        }
+        assert_eq!(frame(&mut session.peer, Kind::Chain).0, Kind::Chain);
+    }
+    assert_eq!(scene.issued(), 2);
 }
 
 pub(crate) fn a_request_that_is_forged_is_given_nothing() {

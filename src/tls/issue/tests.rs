@@ -13,7 +13,7 @@ use crate::appraise::peer::{Error as Unproven, Proven};
 use crate::formats::statement;
 use crate::secret::Secret;
 use crate::tls::client::Exit;
-use crate::tls::exchange::testing::{API, Accepted, By, Connected, Member, Mesh, WEB, known};
+use crate::tls::exchange::testing::{API, Accepted, By, Connected, Member, Mesh, WEB, known, shows};
 use crate::tls::server::for_requests;
 use crate::tls::trust::{Calls, Door};
 
@@ -60,13 +60,13 @@ impl Scene {
             write(&mut connected, Kind::Hello, &ours.payload()).await.unwrap();
             connected.flush().await.unwrap();
             let theirs = read_hello(&mut connected, &ours).await.unwrap();
-            assert!(theirs.demands, "an issuer always demands");
+            assert!(theirs.demands && theirs.prove_first, "an issuer always demands, and first");
             say(&mut connected, theirs.nonce).await;
             let _ = connected.shutdown().await;
             let _ = tokio::io::copy(&mut connected, &mut tokio::io::sink()).await;
         };
         let hearing = async {
-            let heard = hear(&mut accepted, None, false).await;
+            let heard = hear(&mut accepted, false).await;
             drop(accepted);
             heard
         };
@@ -147,10 +147,10 @@ async fn a_workload_is_heard_and_answered() {
         let attested = scene.attested(&scene.key);
         let asking = ask(&mut connected, side, &attested, &wanted, (&request, &spki));
         let serving = async {
-            let heard = hear(&mut accepted, scene.issuer.prover.as_deref(), false).await.ok().unwrap();
+            let heard = hear(&mut accepted, false).await.ok().unwrap();
             assert_eq!(scene.judge(&heard).unwrap().appraised().init_data(), [0xbb; 32]);
             let chain = [CertificateDer::from(scene.mesh.member(WEB).leaf.der())];
-            answer(&mut accepted, Ok(&chain)).await.unwrap();
+            give(&mut accepted, scene.issuer.prover.as_deref(), &heard, &chain).await.unwrap();
             chain
         };
         let (asked, chain) = tokio::join!(asking, serving);
@@ -161,16 +161,17 @@ async fn a_workload_is_heard_and_answered() {
 #[tokio::test]
 async fn a_refusal_tells_its_class_alone() {
     let scene = Scene::new();
-    for refused in Refused::ALL {
-        let (mut connected, mut accepted, door) = scene.session(By::Roots).await;
+    // Who demands the issuer's proof is refused in its place.
+    for (refused, by) in Refused::ALL.into_iter().flat_map(|each| [(each, By::Roots), (each, By::Both)]) {
+        let (mut connected, mut accepted, door) = scene.session(by).await;
         let side = Side { door: &door, prover: None, known: known(&door, connected.get_ref().1.peer_certificates()) };
         let wanted = Wanted::parse(WEB.as_bytes()).unwrap();
         let request = request(&scene.key);
         let attested = scene.attested(&scene.key);
         let asking = ask(&mut connected, side, &attested, &wanted, (&request, b"key"));
         let serving = async {
-            hear(&mut accepted, None, false).await.ok().unwrap();
-            answer(&mut accepted, Err(refused)).await.unwrap();
+            hear(&mut accepted, false).await.ok().unwrap();
+            refuse(&mut accepted, refused).await.unwrap();
         };
         let (asked, ()) = tokio::join!(asking, serving);
         assert!(matches!(asked, Err(NotGiven::Refused(told)) if told == refused));
@@ -178,20 +179,59 @@ async fn a_refusal_tells_its_class_alone() {
 }
 
 #[tokio::test]
-async fn an_issuer_without_evidence_is_not_asked_where_evidence_is_demanded() {
+async fn a_chain_of_an_issuer_that_has_not_proven_itself_is_not_taken() {
+    let mut scene = Scene::new();
+    let lying = KeyPair::generate().unwrap();
+    let other = scene.mesh.token(API, &lying, |claims| {
+        claims["submods"]["cpu0"]["ear.veraison.annotated-evidence"]["init_data"] = serde_json::json!("dd".repeat(32));
+    });
+    let other = shows(scene.issuer.leaf.clone(), &lying, &other).prover;
+    for (prover, why) in [(None, "has no evidence to give"), (other, "is not pinned for this identity")] {
+        scene.issuer.prover = prover;
+        let (mut connected, mut accepted, door) = scene.session(By::Both).await;
+        let side = Side { door: &door, prover: None, known: known(&door, connected.get_ref().1.peer_certificates()) };
+        let wanted = Wanted::parse(WEB.as_bytes()).unwrap();
+        let (attested, request) = (scene.attested(&scene.key), request(&scene.key));
+        let asking = ask(&mut connected, side, &attested, &wanted, (&request, b"key"));
+        let serving = async {
+            let heard = hear(&mut accepted, false).await.ok().unwrap();
+            let chain = [CertificateDer::from(scene.mesh.member(WEB).leaf.der())];
+            give(&mut accepted, scene.issuer.prover.as_deref(), &heard, &chain).await
+        };
+        let (asked, given) = tokio::join!(asking, serving);
+        let said = asked.unwrap_err().to_string();
+        assert!(said.contains(why), "{said}");
+        let kept = matches!(given, Err(Failure::Demanded(None)));
+        assert_eq!(kept, scene.issuer.prover.is_none(), "who has nothing to show sends no chain");
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_that_would_show_itself_first_is_not_asked() {
     let scene = Scene::new();
-    let (mut connected, mut accepted, door) = scene.session(By::Both).await;
-    let side = Side { door: &door, prover: None, known: known(&door, connected.get_ref().1.peer_certificates()) };
-    let wanted = Wanted::parse(WEB.as_bytes()).unwrap();
-    let attested = scene.attested(&scene.key);
-    let asking = async {
-        let asked = ask(&mut connected, side, &attested, &wanted, (b"request", b"key")).await;
-        drop(connected);
-        asked
-    };
-    let (asked, heard) = tokio::join!(asking, hear(&mut accepted, None, false));
-    assert!(matches!(asked, Err(NotGiven::Exchange(Failure::Declined))));
-    assert!(matches!(heard, Err(NotHeard::Exchange(Failure::Gone(_)))), "nothing of the guest's was sent");
+    for prove_first in [false, true] {
+        let (mut connected, mut accepted, door) = scene.session(By::Roots).await;
+        let side = Side { door: &door, prover: None, known: known(&door, connected.get_ref().1.peer_certificates()) };
+        let wanted = Wanted::parse(WEB.as_bytes()).unwrap();
+        let attested = scene.attested(&scene.key);
+        let asking = async {
+            let asked = ask(&mut connected, side, &attested, &wanted, (b"request", b"key")).await;
+            drop(connected);
+            asked
+        };
+        let serving = async {
+            read(&mut accepted, &[Kind::Hello]).await.unwrap();
+            let hello = Hello { nonce: [7; 32], demands: prove_first, prove_first, report: false };
+            write(&mut accepted, Kind::Hello, &hello.payload()).await.unwrap();
+            accepted.flush().await.unwrap();
+            let first = read(&mut accepted, &[Kind::Names]).await;
+            drop(accepted);
+            first
+        };
+        let (asked, first) = tokio::join!(asking, serving);
+        let refused = matches!(asked, Err(NotGiven::Exchange(Failure::Frame(frames::Error::Flags))));
+        assert_eq!((refused, first.is_ok()), (!prove_first, prove_first), "it is sent nothing, or its names");
+    }
 }
 
 #[tokio::test]
