@@ -24,7 +24,7 @@ use crate::formats::pins::{Hardware, HardwareId, Pin, Pins};
 use crate::formats::statement::{self, LeafBinding, Statement};
 
 /// Where the evidence of each TEE says which machine it is (Trustee v0.21, `deps/verifier`): the TEE's
-/// member of the annotated evidence, and the member in it. Of two for TDX, the first that is there.
+/// member of the annotated evidence, and the member in it. A TDX guest's may have one of its two, or both.
 const HARDWARE: [(&str, &str); 3] = [("snp", "chip_id"), ("tdx", PROVIDER), ("tdx", INSTANCE)];
 
 /// The machine of a TDX guest, as its PCK certificate has it.
@@ -141,7 +141,7 @@ pub fn evidence(token: &str, expected: &Expected<'_>) -> Result<Appraised, Error
     if expected.now >= until {
         return Err(Error::Token(ear::Error::Expired));
     }
-    let hardware = machine(claims.cpu());
+    let hardware = machine(claims.cpu()).next();
     Ok(Appraised { ear: token.into(), peer: expected.peer.clone(), key: key.clone(), init_data, hardware, until })
 }
 
@@ -198,15 +198,19 @@ fn serial(cpu: &Submod, pin: &Pin) -> Result<(), Error> {
 
 fn hardware(cpu: &Submod, pinned: &Hardware) -> Result<(), Error> {
     let Hardware::Listed(ids) = pinned else { return Ok(()) };
-    let id = machine(cpu).and_then(|bytes| HardwareId::new(&bytes)).ok_or(Error::NoHardware)?;
-    if ids.contains(&id) { Ok(()) } else { Err(Error::Hardware) }
+    let mut said = machine(cpu).filter_map(|bytes| HardwareId::new(&bytes)).peekable();
+    if said.peek().is_none() {
+        return Err(Error::NoHardware);
+    }
+    // Whoever pins a machine may know it by any of its names.
+    if said.any(|id| ids.contains(&id)) { Ok(()) } else { Err(Error::Hardware) }
 }
 
-/// On which machine it was made, as wide as the evidence says it. `None`: it does not say, or what it says is
-/// no id. Zeros are what a machine shows that hides which one it is.
-fn machine(cpu: &Submod) -> Option<Vec<u8>> {
-    let id = HARDWARE.iter().find_map(|(tee, member)| cpu.evidence.get(*tee)?.get(*member)?.as_str())?;
-    hex::decode(id).filter(|bytes| HardwareId::new(bytes).is_some())
+/// On which machine it was made: each of its ids that the evidence says, as wide as it says them. None, where it
+/// does not say, or what it says is no id: zeros are what a machine shows that hides which one it is.
+fn machine(cpu: &Submod) -> impl Iterator<Item = Vec<u8>> + '_ {
+    let said = HARDWARE.iter().filter_map(|(tee, member)| cpu.evidence.get(*tee)?.get(*member)?.as_str());
+    said.filter_map(hex::decode).filter(|bytes| HardwareId::new(bytes).is_some())
 }
 
 impl Appraised {

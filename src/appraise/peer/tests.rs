@@ -222,20 +222,33 @@ fn a_machine_that_is_not_listed_or_hides_itself_is_refused() {
 
 #[test]
 fn a_td_is_pinned_by_its_platform() {
+    let (provider, instance) = ("platform_provider_id", "platform_instance_id");
     let mut scene = Scene::new();
     scene.pins["peers"][API]["hardware_ids"] = json!(["d1".repeat(16)]);
-    for member in ["platform_provider_id", "platform_instance_id"] {
-        let tdx = |id: &str| {
-            scene.with(|claims| {
-                let evidence = &mut claims["submods"]["cpu0"]["ear.veraison.annotated-evidence"];
-                evidence.as_object_mut().unwrap().remove("snp");
-                evidence["tdx"] = json!({member: id.repeat(16)});
-                evidence["init_data"] = json!("aa".repeat(48));
-            })
-        };
-        tdx("d1").unwrap();
-        assert_eq!(tdx("d2").unwrap_err(), Error::Hardware);
+    let tdx = |said: Value| {
+        let judged = scene.with(|claims| {
+            let evidence = &mut claims["submods"]["cpu0"]["ear.veraison.annotated-evidence"];
+            evidence.as_object_mut().unwrap().remove("snp");
+            evidence["tdx"] = said.clone();
+            evidence["init_data"] = json!("aa".repeat(48));
+        });
+        judged.map(|appraised| appraised.hardware().map(<[u8]>::to_vec))
+    };
+    let id = |byte: &str| byte.repeat(16);
+    for (member, other) in [(provider, instance), (instance, provider)] {
+        tdx(json!({member: id("d1")})).unwrap();
+        assert_eq!(tdx(json!({member: id("d2")})).unwrap_err(), Error::Hardware);
+        // Its other name hides none that is listed, whether it is there, empty, or no id.
+        for beside in ["d3".repeat(16), String::new(), id("00"), "no id".to_owned()] {
+            tdx(json!({member: id("d1"), other: beside})).unwrap();
+            assert_eq!(tdx(json!({member: id("d2"), other: beside})).unwrap_err(), Error::Hardware);
+        }
+        for nothing in [json!({}), json!({member: "", other: ""}), json!({member: id("00"), other: id("00")})] {
+            assert_eq!(tdx(nothing).unwrap_err(), Error::NoHardware);
+        }
     }
+    let named = tdx(json!({provider: "", instance: id("d1")})).unwrap();
+    assert_eq!(named, Some(vec![0xd1; 16]), "for audits too");
 }
 
 #[test]
