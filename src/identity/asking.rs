@@ -91,8 +91,14 @@ enum Unasked {
 }
 
 impl Unasked {
+    /// Whether it is this guest that has nothing to show: no fresh report of its hardware, which the issuer demands.
+    fn is_ours(&self) -> bool {
+        matches!(self, Self::NotGiven(NotGiven::Exchange(Failure::Demanded(_))))
+    }
+
     fn finding(&self, address: &HostPort, spiffe: &SpiffeId) -> Finding {
-        let finding = Finding::new(Class::Certificate, format!("the issuer at {address}: it {self}"))
+        let class = if self.is_ours() { Class::NoEvidence } else { Class::Certificate };
+        let finding = Finding::new(class, format!("the issuer at {address}: it {self}"))
             .why("without a certificate nobody is served; one that stands goes on until it ends");
         let log = "read the issuer's log for this pod's identity";
         match self {
@@ -104,6 +110,10 @@ impl Unasked {
                     "check `identity.issuer.spiffe` ({spiffe}), that `peers.roots` holds the issuer's root, and, with \
                      `[peers.evidence]`, that the pins have an entry for it"
                 )),
+            _ if self.is_ours() => finding.next(
+                "run `countersign diagnose` in this guest, and see evidence.report; or write `level = \"key\"` in \
+                 `[peers.evidence]` of the issuer's configuration",
+            ),
             Self::NotGiven(NotGiven::Refused(Refused::Identity)) => finding.next(format!(
                 "pin the digest of this workload's initdata for each of its names in the pins of `peers.evidence.pins`, or {log}"
             )),
@@ -122,4 +132,24 @@ fn nothing_to_show() -> Finding {
     Finding::new(Class::Config, "`identity.source = \"issuer\"`, and the way to the KBS that was taken gives this guest no evidence of its own")
         .why("an issuer certifies attested keys only, and over CDH the guest's services keep token and key to themselves")
         .next("put `configfs-tsm`, `sev-guest`, `aa-evidence` or `aa-token` before `cdh` in `[kbs].via` and expose that way, or choose another `identity.source`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_without_a_report_of_its_own_is_not_sent_to_the_issuers_log() {
+        let address = HostPort { host: "issuer.mesh.svc".to_owned(), port: 8444 };
+        let spiffe = SpiffeId::parse("spiffe://example.org/ns/mesh/sa/issuer").unwrap();
+        let finding = |failure| Unasked::NotGiven(NotGiven::Exchange(failure)).finding(&address, &spiffe);
+        let ours = finding(Failure::Demanded(None));
+        assert_eq!(ours.class, Class::NoEvidence);
+        assert!(ours.next.contains("evidence.report") && ours.next.contains("`level = \"key\"`"), "{ours}");
+        assert!(ours.saw.contains("demands evidence, and this side has none to give"), "{ours}");
+        // The same of the issuer is the issuer's.
+        let theirs = finding(Failure::Declined);
+        assert_eq!(theirs.class, Class::Certificate);
+        assert!(theirs.next.contains("the issuer's log"), "{theirs}");
+    }
 }
