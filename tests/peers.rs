@@ -7,9 +7,9 @@
 #[allow(dead_code)] // Shared by several test programs.
 mod scene;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use countersign_testbed::guest::GuestApi;
 use countersign_testbed::guest_signer::Signer;
@@ -29,6 +29,8 @@ countersign_testbed::main! {
     a_pod_on_another_machine_is_refused [GuestPort, Namespaces, Memory],
     a_peer_that_does_not_speak_the_exchange_is_refused [GuestPort, Namespaces, Memory],
     whoever_only_claims_a_name_is_shown_nothing [GuestPort, Namespaces, Memory],
+    a_caller_that_falls_silent_is_given_up_at_the_deadline [GuestPort, Namespaces, Memory],
+    a_peer_that_never_answers_is_given_up_at_the_deadline [GuestPort, Namespaces, Memory],
     http_follows_the_exchange_and_evidence_is_shown_to_whoever_asks [GuestPort, Namespaces, Memory],
     an_outbound_reaches_the_configured_identity_and_no_other [GuestPort, Namespaces, Memory],
     an_app_dials_a_unix_socket [GuestPort, Namespaces, Memory],
@@ -137,6 +139,61 @@ fn whoever_only_claims_a_name_is_shown_nothing() {
     assert_eq!(got.len(), 38, "a hello, and nothing of the guest's");
     assert_eq!(got[..6], [1, 0, 0, 0, 33, 3], "which demands, and wants to see first");
     eventually("it is counted", || scene.called("no-evidence") == 1);
+}
+
+/// All that a handshake and the exchange behind it may take. Below the patience of a test's own connections.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn a_caller_that_falls_silent_is_given_up_at_the_deadline() {
+    let scene = Scene::new("both", "snp");
+    let app = mesh::app(&scene.world, "127.0.0.1:8080", echo);
+    let api = scene.api();
+    let _api = scene.start(&api);
+    // A good certificate of the mesh; then nothing, or a hello and nothing behind it.
+    let member = scene.mesh.member(WEB);
+    let begun = Instant::now();
+    let connect = || Peer::connect(&scene.world, IN, Some(&member), &["countersign/1+tcp"]).unwrap();
+    let (mut silent, mut greeting) = (connect(), connect());
+    greeting.write_all(&[&[1, 0, 0, 0, 33, 0][..], &[7; 32]].concat()).unwrap();
+    for (peer, answer) in [(&mut silent, 0), (&mut greeting, 38)] {
+        let mut got = Vec::new();
+        let ended = peer.read_to_end(&mut got);
+        assert!(!is_our_own_patience(&ended), "it is never closed");
+        assert_eq!(got.len(), answer, "a hello at most, and nothing of the guest's");
+        assert!(begun.elapsed() >= DEADLINE, "too early: {:?}", begun.elapsed());
+    }
+    eventually("both are counted", || scene.called("too-slow") == 2);
+    assert_eq!(app.count(), 0);
+}
+
+fn a_peer_that_never_answers_is_given_up_at_the_deadline() {
+    let scene = Scene::new("both", "snp");
+    let listener = scene.world.listen(IN).unwrap();
+    let member = scene.mesh.member(API);
+    let web = scene.web();
+    let web = scene.start(&web);
+    let begun = Instant::now();
+    let mut app = scene.world.connect(OUT).unwrap();
+    app.set_read_timeout(Some(DEADLINE * 2)).unwrap();
+    app.write_all(ASK).unwrap();
+    // The handshake, its hello, and no answer.
+    let (raw, _) = listener.accept().unwrap();
+    let mut peer = mesh::receive(raw, &member, &["countersign/1+tcp"]).unwrap();
+    let mut hello = [0; 38];
+    peer.read_exact(&mut hello).unwrap();
+    assert_eq!(hello[..6], [1, 0, 0, 0, 33, 1], "a hello that demands evidence");
+    let mut rest = Vec::new();
+    let ended = peer.read_to_end(&mut rest);
+    assert!(!is_our_own_patience(&ended) && rest.is_empty(), "it is closed, and nothing more is sent");
+    assert!(begun.elapsed() >= DEADLINE, "too early: {:?}", begun.elapsed());
+    let ended = app.read_to_end(&mut rest);
+    assert!(!is_our_own_patience(&ended) && rest.is_empty(), "so is the app's");
+    assert_eq!(scene.dialled("too-slow"), 1, "{}", web.said());
+}
+
+/// Whether a read ended because the test would wait no longer, and not because the other side closed.
+fn is_our_own_patience(ended: &std::io::Result<usize>) -> bool {
+    matches!(ended, Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
 }
 
 fn http_follows_the_exchange_and_evidence_is_shown_to_whoever_asks() {

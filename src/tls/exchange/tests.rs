@@ -388,18 +388,6 @@ async fn an_attestation_result_of_64_kib_is_taken_and_one_of_10_mib_is_never_rea
     assert_eq!(frames::write(Kind::Ear, text.as_bytes()), None, "nor sent");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_peer_that_never_answers_is_given_up_at_the_deadline() {
-    let pair = Pair::new(By::Both);
-    let (towards_api, towards_web) = pair.doors();
-    let (connected, accepted) = handshake((&pair.web, &towards_api), (&pair.api, &towards_web)).await;
-    let (_silent, mut accepted) = (connected.unwrap(), accepted.unwrap());
-    let known = known(&towards_web, accepted.get_ref().1.peer_certificates());
-    let side = Side { door: &towards_web, prover: pair.api.prover.as_deref(), known };
-    let most = std::time::Duration::from_secs(10);
-    assert!(tokio::time::timeout(most, accept(&mut accepted, side)).await.is_err());
-}
-
 #[tokio::test]
 async fn a_server_without_roots_shows_nothing_before_the_caller_is_proven() {
     let pair = Pair::new(By::Evidence);
