@@ -11,10 +11,12 @@ use countersign::appraise::expect::{self, Expected, Word};
 use countersign::appraise::{snp, tdx};
 use countersign::evidence::shown::{self, Shown};
 use countersign::evidence::tdx::Quote;
+use countersign::formats::ear::EarToken;
 use countersign_testbed::guest_signer::Signer;
+use countersign_testbed::kbs::Kbs;
 use countersign_testbed::mesh;
 use countersign_testbed::pki::Ca;
-use countersign_testbed::tee::{Certificates, Lie, SnpGuest, TdxGuest, Vendor};
+use countersign_testbed::tee::{Certificates, Guest, Lie, SnpGuest, TdxGuest, Vendor, hex};
 use countersign_testbed::world::World;
 
 countersign_testbed::main! {
@@ -30,6 +32,8 @@ countersign_testbed::main! {
     every_lie_of_a_tdx_guest_is_refused,
     debug_migration_and_vmpl_are_refused_unless_allowed,
     a_td_under_another_module_than_intels_is_refused,
+    a_tcb_status_that_is_demanded_and_cannot_be_had_is_refused,
+    a_tokens_tcb_status_is_held_to_the_accepted_ones,
     evidence_off_a_tee_says_so,
     evidence_of_a_simulated_guest_is_judged_by_verify,
     evidence_is_told_in_every_format [Namespaces],
@@ -287,6 +291,66 @@ fn debug_migration_and_vmpl_are_refused_unless_allowed() {
 fn a_td_under_another_module_than_intels_is_refused() {
     let guest = TdxGuest { module_signer: [0x77; 48], ..TdxGuest::v5() };
     assert_eq!(judge_quote(&guest, &root_of(&guest)).unwrap_err(), tdx::Error::Module);
+}
+
+fn a_tcb_status_that_is_demanded_and_cannot_be_had_is_refused() {
+    let (snp, tdx) = (SnpGuest::genoa(), TdxGuest::v4());
+    let world = World::host().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = world.directory().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    };
+    let policy = file("verify.toml", b"tcb_status = [\"UpToDate\"]\n");
+    let quote =
+        (file("quote", &tdx.quote(&[7; 64])), file("intel.pem", tdx.vendor.intel_root().as_bytes()), &tdx.mr_td);
+    let report = snp.evidence(&[7; 64]).to_string();
+    let report =
+        (file("report.json", report.as_bytes()), file("amd.pem", snp.vendor.amd_roots().as_bytes()), &snp.measurement);
+    let data = "07".repeat(64);
+    for ((shown, roots, measurement), why) in
+        [(quote, "without collateral nobody knows"), (report, "has no such status")]
+    {
+        let measurement = hex(measurement);
+        let verify = |more: &[&str]| {
+            let always = ["verify", &shown, "--roots", &roots, "--report-data", &data, "--measurement", &measurement];
+            world.countersign(&[&always[..], more].concat()).run()
+        };
+        verify(&[]).expect_code(0);
+        for more in [["--tcb-status", "UpToDate"], ["--tcb-status", "OutOfDate"], ["--policy", &policy]] {
+            let run = verify(&more).expect_code(86);
+            assert!(run.stdout.contains(why), "{}", run.output());
+        }
+    }
+}
+
+fn a_tokens_tcb_status_is_held_to_the_accepted_ones() {
+    let world = World::host().unwrap();
+    let (tdx, snp) = (Guest::Tdx(TdxGuest::v4()), Guest::Snp(SnpGuest::genoa()));
+    let kbs = Kbs::healthy().reference(&tdx).reference(&snp).on_loopback();
+    let file = |name: &str, text: &str| {
+        let path = world.directory().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let roots = file("token-ca.pem", &kbs.token_root());
+    let verify = |guest: &Guest, more: &[&str]| {
+        let answer = kbs.handshake(guest, None).unwrap();
+        let token = answer["token"].as_str().unwrap();
+        let nonce = EarToken::parse(token).unwrap().claims_unverified().unwrap().cpu().runtime.clone().unwrap().nonce;
+        let (shown, measurement) = (file("token.jwt", token), guest.measurement().unwrap());
+        let always = ["verify", &shown, "--roots", &roots, "--nonce", &nonce, "--measurement", &measurement];
+        world.countersign(&[&always[..], more].concat()).run()
+    };
+    verify(&tdx, &[]).expect_code(0);
+    // The double's verifier says of each TDX guest that it is up to date.
+    let run = verify(&tdx, &["--tcb-status", "UpToDate"]).expect_code(0);
+    assert!(run.stdout.contains("expect.tcb-status"), "{}", run.output());
+    let run = verify(&tdx, &["--tcb-status", "SWHardeningNeeded", "--tcb-status", "OutOfDate"]).expect_code(86);
+    assert!(run.stdout.contains("TCB status UpToDate, accepted: SWHardeningNeeded, OutOfDate"), "{}", run.output());
+    verify(&snp, &[]).expect_code(0);
+    let run = verify(&snp, &["--tcb-status", "UpToDate"]).expect_code(86);
+    assert!(run.stdout.contains("names no TCB status"), "{}", run.output());
 }
 
 fn evidence_off_a_tee_says_so() {

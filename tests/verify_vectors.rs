@@ -208,6 +208,14 @@ fn a_quote_with_its_collateral_is_up_to_date() {
     assert_eq!(genuine.tcb, Some(tdx::TcbStatus::UpToDate));
     assert_eq!(state(&genuine.checks, "tdx.tcb"), State::Held);
     assert_eq!(state(&genuine.checks, "tdx.crl"), State::Held);
+    for (statuses, found) in [
+        (None, State::Held),
+        (Some(vec![tdx::TcbStatus::OutOfDate, tdx::TcbStatus::UpToDate]), State::Held),
+        (Some(vec![tdx::TcbStatus::OutOfDate]), State::Failed),
+    ] {
+        let expected = Expected { tcb_statuses: statuses, ..Expected::nothing() };
+        assert_eq!(state(&expect::tdx(&genuine, &expected), "expect.tcb-status"), found, "{expected:?}");
+    }
 }
 
 fn a_quote_says_on_which_machine_it_was_made() {

@@ -32,8 +32,9 @@ pub struct Expected {
     pub min_tcb: Option<Tcb>,
     /// The least security version number of the guest (SNP).
     pub min_guest_svn: u32,
-    /// TCB statuses that are good enough (TDX).
-    pub tcb_statuses: Vec<TcbStatus>,
+    /// TCB statuses that are good enough (TDX), where somebody says which: then the status must be known.
+    /// None: the one that Intel calls up to date, as far as there is collateral.
+    pub tcb_statuses: Option<Vec<TcbStatus>>,
     /// A guest whose memory the host may read is good enough.
     pub allow_debug: bool,
     /// A guest that a migration agent may take elsewhere is good enough (SNP).
@@ -80,7 +81,7 @@ impl Expected {
             vmpl: 0,
             min_tcb: None,
             min_guest_svn: 0,
-            tcb_statuses: vec![TcbStatus::UpToDate],
+            tcb_statuses: None,
             allow_debug: false,
             allow_migration: false,
             require: Vec::new(),
@@ -142,6 +143,10 @@ pub fn snp(genuine: &snp::Genuine, expected: &Expected) -> Vec<Check> {
                 .to_owned()
         }));
     }
+    if expected.tcb_statuses.is_some() {
+        // What is demanded and cannot be had is a refusal.
+        checks.push(Check::failed("expect.tcb-status", "expected, and an SEV-SNP report has no such status"));
+    }
     checks.extend(required(&genuine.checks, expected));
     checks
 }
@@ -158,13 +163,17 @@ pub fn tdx(genuine: &tdx::Genuine, expected: &Expected) -> Vec<Check> {
         body.migratable(),
         expected.allow_migration,
     ));
-    match genuine.tcb {
-        Some(status) => checks.push(judge("expect.tcb-status", expected.tcb_statuses.contains(&status), || {
-            let accepted: Vec<_> = expected.tcb_statuses.iter().map(|status| status.label()).collect();
-            format!("TCB status {}, accepted: {}", status.label(), accepted.join(", "))
-        })),
-        None => checks.push(Check::not_checked("expect.tcb-status", "TCB not checked: no collateral was given")),
-    }
+    let accepted = accepted_statuses(expected);
+    checks.push(match genuine.tcb {
+        Some(status) => judge("expect.tcb-status", accepted.contains(&status), || {
+            format!("TCB status {}, accepted: {}", status.label(), labels(accepted))
+        }),
+        None if expected.tcb_statuses.is_some() => Check::failed(
+            "expect.tcb-status",
+            format!("expected {}, and without collateral nobody knows", labels(accepted)),
+        ),
+        None => Check::not_checked("expect.tcb-status", "TCB not checked: no collateral was given"),
+    });
     let only_snp = [
         ("expect.min-tcb", expected.min_tcb.is_some()),
         ("expect.min-guest-svn", expected.min_guest_svn > 0),
@@ -190,6 +199,16 @@ pub fn word(checks: &[Check], silent: bool, missing: &[&str]) -> Word {
     } else {
         Word::NotAppraised
     }
+}
+
+fn accepted_statuses(expected: &Expected) -> &[TcbStatus] {
+    expected.tcb_statuses.as_deref().unwrap_or(&[TcbStatus::UpToDate])
+}
+
+/// Statuses as Intel writes them, in one line.
+pub(super) fn labels(statuses: &[TcbStatus]) -> String {
+    let labels: Vec<_> = statuses.iter().map(|status| status.label()).collect();
+    labels.join(", ")
 }
 
 fn common(report_data: &[u8; 64], measurement: &[u8; 48], launch: &LaunchField, expected: &Expected) -> Vec<Check> {

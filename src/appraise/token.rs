@@ -3,7 +3,9 @@
 //! That a trusted key signed it, and that it has not expired, `formats::ear` checks.
 
 use super::check::Check;
+use super::expect;
 use super::launch::LaunchField;
+use super::tdx::TcbStatus;
 use crate::formats::ear::{Claims, Status, Submod};
 use crate::formats::hex;
 use crate::formats::jwk::EcPublicJwk;
@@ -22,6 +24,8 @@ pub struct Expected<'a> {
     pub measurements: &'a [Vec<u8>],
     /// The digest of the initdata that the guest must have been launched with.
     pub init_data: Option<&'a [u8]>,
+    /// TCB statuses that are good enough (TDX), where somebody says which.
+    pub tcb_statuses: Option<&'a [TcbStatus]>,
 }
 
 impl Expected<'_> {
@@ -73,7 +77,26 @@ pub fn judge(claims: &Claims, expected: &Expected<'_>) -> Vec<Check> {
             if field.is_some() { "the guest was launched with other initdata, or none" } else { "the token does not say with which initdata the guest was launched, or it came from hardware that this build does not know" },
         ));
     }
+    if let Some(accepted) = expected.tcb_statuses {
+        checks.push(tcb_status(cpu, accepted));
+    }
     checks
+}
+
+/// The status that the attestation service found, held to those that are good enough.
+fn tcb_status(cpu: &Submod, accepted: &[TcbStatus]) -> Check {
+    const ID: &str = "expect.tcb-status";
+    let expected = expect::labels(accepted);
+    let said = ["tdx", "az-tdx-vtpm"].iter().find_map(|tee| evidence_text(cpu, &[tee, "tcb_status"]));
+    match said.map(TcbStatus::parse) {
+        None => Check::failed(ID, format!("expected {expected}, and the token names no TCB status")),
+        // Words that nobody can accept are not repeated: text from outside stays outside.
+        Some(None) => Check::failed(ID, format!("a TCB status that nobody can accept, accepted: {expected}")),
+        Some(Some(status)) => {
+            let said = format!("TCB status {}, accepted: {expected}", status.label());
+            if accepted.contains(&status) { Check::held(ID, said) } else { Check::failed(ID, said) }
+        }
+    }
 }
 
 /// A verdict other than affirming is not one to rely on, and a sample's is none at all.
@@ -119,4 +142,57 @@ fn fits(said: &[u8], wanted: &[u8; 64]) -> bool {
 
 fn told(holds: bool, id: &'static str, yes: &str, no: &str) -> Check {
     if holds { Check::held(id, yes) } else { Check::failed(id, no) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::appraise::check::State;
+    use crate::formats::ear::testing::{NOW, World, claims};
+    use crate::formats::ear::{EarToken, Signer};
+    use serde_json::json;
+
+    /// Where nothing is expected.
+    const NOTHING: Expected<'_> =
+        Expected { nonce: None, key: None, report_data: None, measurements: &[], init_data: None, tcb_statuses: None };
+
+    /// The verdicts on a signed token whose evidence has these members in place of an SNP guest's.
+    fn judged(evidence: &Value, expected: &Expected<'_>) -> Vec<Check> {
+        let world = World::new();
+        let mut payload = claims(&world.guest);
+        let place = &mut payload["submods"]["cpu0"]["ear.veraison.annotated-evidence"];
+        place.as_object_mut().unwrap().remove("snp");
+        for (name, value) in evidence.as_object().unwrap() {
+            place[name] = value.clone();
+        }
+        let token = EarToken::parse(&world.token(&payload)).unwrap();
+        judge(&token.signed_claims(Signer::EndorsedBy(&world.anchors), NOW).unwrap(), expected)
+    }
+
+    fn found<'c>(checks: &'c [Check], id: &str) -> &'c Check {
+        checks.iter().find(|check| check.id == id).unwrap_or_else(|| panic!("no {id}: {checks:?}"))
+    }
+
+    #[test]
+    fn a_tcb_status_that_is_expected_must_be_there_and_be_accepted() {
+        let accepted = [TcbStatus::UpToDate, TcbStatus::SwHardeningNeeded];
+        let expected = Expected { tcb_statuses: Some(&accepted), ..NOTHING };
+        for (evidence, state) in [
+            (json!({"tdx": {"tcb_status": "UpToDate"}}), State::Held),
+            (json!({"tdx": {"tcb_status": "SWHardeningNeeded"}}), State::Held),
+            (json!({"az-tdx-vtpm": {"tcb_status": "UpToDate"}}), State::Held),
+            (json!({"tdx": {"tcb_status": "OutOfDate"}}), State::Failed),
+            (json!({"az-tdx-vtpm": {"tcb_status": "OutOfDate"}}), State::Failed),
+            (json!({"tdx": {"tcb_status": "Revoked"}}), State::Failed),
+            (json!({"tdx": {"tcb_status": "uptodate"}}), State::Failed),
+            (json!({"tdx": {"tcb_status": ["UpToDate"]}}), State::Failed),
+            (json!({"tdx": {}, "tcb_status": "UpToDate"}), State::Failed),
+            (json!({"snp": {"measurement": "00"}}), State::Failed),
+        ] {
+            assert_eq!(found(&judged(&evidence, &expected), "expect.tcb-status").state, state, "{evidence}");
+        }
+        // Where nobody says it, the attestation service's own policy has judged it.
+        let silent = judged(&json!({"tdx": {"tcb_status": "OutOfDate"}}), &NOTHING);
+        assert!(silent.iter().all(|check| check.id != "expect.tcb-status"), "{silent:?}");
+    }
 }

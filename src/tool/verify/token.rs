@@ -52,6 +52,7 @@ pub(super) fn judge(text: &str, question: &Question<'_>) -> Result<Verdict, Find
         report_data: question.wanted.report_data.as_ref(),
         measurements: &hardware.measurements,
         init_data: hardware.init_data.as_deref(),
+        tcb_statuses: hardware.tcb_statuses.as_deref(),
     };
     let judged = token::judge(&claims, &expected);
     let known = !hardware.measurements.is_empty() || hardware.init_data.is_some();

@@ -88,7 +88,8 @@ impl Wanted {
         hardware.min_tcb = said.min_tcb.as_deref().map(parse_tcb).transpose()?;
         hardware.min_guest_svn = said.min_guest_svn.unwrap_or(0);
         if !said.tcb_status.is_empty() {
-            hardware.tcb_statuses = said.tcb_status.iter().map(|word| parse_status(word)).collect::<Result<_, _>>()?;
+            let statuses = said.tcb_status.iter().map(|word| parse_status(word)).collect::<Result<_, _>>()?;
+            hardware.tcb_statuses = Some(statuses);
         }
         for what in &said.allow {
             match what.as_str() {
@@ -129,10 +130,7 @@ impl Wanted {
 
     /// Whether something is said that a report or a token could show.
     pub(super) fn of_hardware(&self) -> bool {
-        let mut nothing = Expected::nothing();
-        // These are about quotes, and stand at their defaults.
-        nothing.tcb_statuses.clone_from(&self.hardware.tcb_statuses);
-        self.hardware != nothing
+        self.hardware != Expected::nothing()
     }
 
     /// Who must answer, or must have signed.
