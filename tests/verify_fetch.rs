@@ -4,8 +4,9 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use countersign_testbed::endorser::{Endorser, Page, RunningEndorser};
+use countersign_testbed::kbs::Kbs;
 use countersign_testbed::pki::Ca;
-use countersign_testbed::tee::{Certificates, SnpGuest, Vendor, hex};
+use countersign_testbed::tee::{Certificates, Guest, SnpGuest, TdxGuest, Vendor, hex};
 use countersign_testbed::vectors;
 use countersign_testbed::world::{Run, World};
 use serde_json::Value;
@@ -25,6 +26,7 @@ countersign_testbed::main! {
     a_part_that_a_pccs_withholds_is_named [Vectors],
     collateral_that_a_pccs_makes_up_is_refused [Vectors],
     refused_flags_that_are_no_url_or_no_ca,
+    refused_flags_that_belong_beside_another_kind_of_evidence,
 }
 
 /// What the guests of these tests are asked to have signed.
@@ -310,4 +312,35 @@ fn refused_flags_that_are_no_url_or_no_ca() {
     ] {
         desk.verify(&guest, more).0.expect_code(64);
     }
+}
+
+fn refused_flags_that_belong_beside_another_kind_of_evidence() {
+    let desk = Desk::new();
+    let (snp, tdx) = (SnpGuest::genoa(), TdxGuest::v4());
+    let kbs = Kbs::healthy().on_loopback();
+    let token = kbs.handshake(&Guest::Snp(snp.clone()), None).unwrap()["token"].as_str().unwrap().to_owned();
+    let report = desk.file("report.json", snp.evidence(&DATA).to_string());
+    let quote = desk.file("quote", tdx.quote(&DATA));
+    let token = desk.file("token.jwt", token);
+    let vcek = desk.file("vcek.der", snp.vendor.vcek(&snp.chip_id, snp.tcb));
+    let nowhere = "/nowhere/at/all";
+    let of_reports = [["--certificates", nowhere], ["--crl", nowhere], ["--kds", "http://127.0.0.1:1"]];
+    let of_quotes = [["--collateral", nowhere], ["--pccs", "http://127.0.0.1:1"]];
+    let all = [&of_reports[..], &of_quotes[..]].concat();
+    // Nobody listens there: it is told before anybody is asked.
+    for (shown, idle) in [
+        (report.as_str(), &of_quotes[..]),
+        (&quote, &of_reports[..]),
+        (&token, &all[..]),
+        (&vcek, &all[..]),
+        ("https://127.0.0.1:1", &all[..]),
+        ("https://127.0.0.1:1/receipt", &all[..]),
+    ] {
+        for [flag, value] in idle {
+            let run = desk.judge(shown, &[flag, value]).0.expect_code(64);
+            assert!(run.output().contains(&format!("{flag} belongs beside")), "{shown}: {}", run.output());
+        }
+    }
+    let run = desk.judge(&report, &["--ca", &vcek]).0.expect_code(64);
+    assert!(run.output().contains("--ca stands without"), "{}", run.output());
 }

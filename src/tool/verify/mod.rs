@@ -29,6 +29,12 @@ use crate::ports::files::{self, MAX_CERTIFICATES, capped, read};
 use verdict::{Basis, Verdict};
 use wanted::{Wanted, usage};
 
+/// What `--certificates`, `--crl` and `--kds` belong beside.
+const REPORT: &str = "an SEV-SNP report";
+
+/// What `--collateral` and `--pccs` belong beside.
+const QUOTE: &str = "a TDX quote";
+
 /// What every judge gets.
 struct Question<'a> {
     wanted: &'a Wanted,
@@ -61,6 +67,7 @@ fn verify(ports: &Ports, arguments: &cli::Verify) -> Result<Output, Finding> {
                 "remove --at: what a live server shows is judged by the time it is",
             ));
         }
+        refuse_idle(arguments, "a live sidecar")?;
         match url.strip_suffix(receipt::PATH) {
             Some(place) => receipt::live(place, &question)?,
             None => server::judge(url, &question)?,
@@ -98,6 +105,14 @@ fn judge(ports: &Ports, arguments: &cli::Verify, question: &Question<'_>) -> Res
             "remove --token-roots, --pins, --max-age, --level, --cert and --cert-key: they are for the URL of a sidecar, and for a receipt",
         ));
     }
+    match &found {
+        Shown::Snp(_) => refuse_idle(arguments, REPORT)?,
+        Shown::Tdx { .. } => refuse_idle(arguments, QUOTE)?,
+        Shown::Token(_) => refuse_idle(arguments, "an attestation token")?,
+        Shown::Certificates(_) => refuse_idle(arguments, "a certificate")?,
+        Shown::Receipt(_) => refuse_idle(arguments, "a signed receipt")?,
+        Shown::Other(_) => {}
+    }
     match found {
         Shown::Snp(evidence) => {
             let mut evidence = *evidence;
@@ -115,6 +130,28 @@ fn judge(ports: &Ports, arguments: &cli::Verify, question: &Question<'_>) -> Res
         Shown::Receipt(signed) => receipt::shown(&signed, question),
         Shown::Other(other) => Err(not_judged(other)),
     }
+}
+
+/// A flag with what belongs beside another kind of evidence would be passed over unread. Whoever gave it
+/// believes that it was looked at.
+fn refuse_idle(arguments: &cli::Verify, shown: &str) -> Result<(), Finding> {
+    let given = [
+        ("--certificates", REPORT, !arguments.certificates.is_empty()),
+        ("--crl", REPORT, arguments.crl.is_some()),
+        ("--kds", REPORT, arguments.kds.is_some()),
+        ("--collateral", QUOTE, arguments.collateral.is_some()),
+        ("--pccs", QUOTE, arguments.pccs.is_some()),
+    ];
+    if let Some((flag, beside, _)) = given.iter().find(|(_, beside, given)| *given && *beside != shown) {
+        return Err(usage(
+            format!("{flag} belongs beside {beside}, and what is shown is {shown}"),
+            format!("remove {flag}: nothing of it would be looked at"),
+        ));
+    }
+    if arguments.ca.is_some() && arguments.kds.is_none() && arguments.pccs.is_none() {
+        return Err(usage("--ca stands without --kds and --pccs", "remove --ca, or name the server that it is for"));
+    }
+    Ok(())
 }
 
 /// Runs what waits for the network.
