@@ -16,6 +16,8 @@ countersign_testbed::main! {
     a_vcek_and_the_list_are_fetched_by_chip_and_tcb,
     turins_path_has_the_short_chip_id_and_the_fifth_part,
     what_the_report_came_with_is_not_fetched_again,
+    a_list_that_came_along_only_accuses,
+    a_list_that_came_along_is_replaced_by_the_servers,
     a_report_that_hides_its_line_is_asked_for_by_each,
     a_hidden_chip_and_a_clouds_key_are_not_asked_for,
     what_cannot_be_fetched_is_told_as_not_checked_and_why,
@@ -53,7 +55,12 @@ impl Desk {
 
     /// The evidence of a guest, under the roots of its vendor.
     fn verify(&self, guest: &SnpGuest, more: &[&str]) -> (Run, Value) {
-        let evidence = self.file("evidence.json", guest.evidence(&DATA).to_string());
+        self.verify_shown(guest, &guest.evidence(&DATA).to_string(), more)
+    }
+
+    /// This as the evidence of a guest.
+    fn verify_shown(&self, guest: &SnpGuest, shown: &str, more: &[&str]) -> (Run, Value) {
+        let evidence = self.file("evidence.json", shown);
         let roots = self.file("roots.pem", guest.vendor.amd_roots());
         let (data, measurement) = (hex(&DATA), hex(&guest.measurement));
         let said = ["--roots", &roots, "--at", AT, "--report-data", &data, "--measurement", &measurement];
@@ -126,6 +133,63 @@ fn what_the_report_came_with_is_not_fetched_again() {
     assert_eq!(paths(&server), ["/vcek/v1/Genoa/crl"]);
     desk.verify(&guest, &["--kds", &server.url(), "--crl", &list]).0.expect_code(0);
     assert_eq!(server.count(), 1);
+}
+
+/// Evidence with this list in the host's table.
+fn listed(guest: &SnpGuest, list: &[u8]) -> String {
+    let mut evidence = guest.evidence(&DATA);
+    let entry = serde_json::json!({"cert_type": "CRL", "data": list});
+    evidence["cert_chain"].as_array_mut().unwrap().push(entry);
+    evidence.to_string()
+}
+
+/// Whoever shows the evidence chooses it: an old one that AMD signed, or rubbish against a genuine report.
+fn a_list_that_came_along_only_accuses() {
+    let (desk, guest) = (Desk::new(), SnpGuest::genoa());
+    let vendor = &guest.vendor;
+    for (list, why) in [
+        (vendor.crl(&[], (2026, 2027)), "can choose an old one"),
+        (Vendor::new().crl(&[], (2026, 2027)), "is not the root's, or not of this time"),
+        (vendor.crl(&[vendor.ask()], (2024, 2025)), "is not the root's, or not of this time"),
+        (b"<html>".to_vec(), "is not the root's, or not of this time"),
+    ] {
+        let shown = listed(&guest, &list);
+        let (run, document) = desk.verify_shown(&guest, &shown, &[]);
+        run.expect_code(0);
+        let (state, told) = said(&document, "snp.crl");
+        assert!(state == "not-checked" && told.contains(why), "{document:#}");
+        desk.verify_shown(&guest, &shown, &["--require", "crl"]).0.expect_code(86);
+    }
+    let accusing = listed(&guest, &vendor.crl(&[vendor.ask()], (2026, 2027)));
+    let (run, document) = desk.verify_shown(&guest, &accusing, &[]);
+    run.expect_code(79);
+    assert!(document["finding"]["saw"].as_str().unwrap().contains("AMD has revoked"), "{document:#}");
+}
+
+fn a_list_that_came_along_is_replaced_by_the_servers() {
+    let (desk, guest) = (Desk::new(), SnpGuest::genoa());
+    let vendor = &guest.vendor;
+    // AMD's of before, still in its time, and rubbish: both are nothing to the list of today.
+    for shown in [vendor.crl(&[], (2026, 2028)), b"<html>".to_vec()] {
+        let shown = listed(&guest, &shown);
+        let server = Endorser::kds(&guest, "Genoa").on_loopback();
+        let (run, document) = desk.verify_shown(&guest, &shown, &["--kds", &server.url(), "--require", "crl"]);
+        run.expect_code(0);
+        assert_eq!(paths(&server), ["/vcek/v1/Genoa/crl"]);
+        let (state, told) = said(&document, "snp.crl");
+        assert!(state == "held" && told.contains(&server.url()), "whose list it is: {document:#}");
+        let revoking = Page::Found(vec![], vendor.crl(&[vendor.ask()], (2026, 2027)));
+        let server = Endorser::kds(&guest, "Genoa").instead("/crl", &revoking).on_loopback();
+        desk.verify_shown(&guest, &shown, &["--kds", &server.url()]).0.expect_code(79);
+        // A server that withholds does not put the shown one back.
+        let server = Endorser::kds(&guest, "Genoa").instead("/crl", &Page::Cut).on_loopback();
+        desk.verify_shown(&guest, &shown, &["--kds", &server.url()]).0.expect_code(0);
+        desk.verify_shown(&guest, &shown, &["--kds", &server.url(), "--require", "crl"]).0.expect_code(86);
+        let file = desk.file("list.der", vendor.crl(&[], (2026, 2027)));
+        let (run, document) = desk.verify_shown(&guest, &shown, &["--crl", &file, "--require", "crl"]);
+        run.expect_code(0);
+        assert!(said(&document, "snp.crl").1.contains("--crl"), "whose list it is: {document:#}");
+    }
 }
 
 /// A report of version 2 does not say which line it is of.

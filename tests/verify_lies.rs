@@ -230,6 +230,7 @@ fn the_list_of_a_file_or_of_the_hosts_table_is_held_to() {
     let run = verify(&evidence, &["--crl", &forged]).expect_code(79);
     assert!(run.stdout.contains("next: fetch AMD's list"), "{}", run.output());
     verify(&tabled, &[]).expect_code(79);
+    verify(&tabled, &["--require", "crl"]).expect_code(79);
     // A list of one's own counts in place of the host's.
     verify(&tabled, &["--crl", &good]).expect_code(85);
     let run = verify(&evidence, &["--require", "crl"]).expect_code(86);

@@ -9,15 +9,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
+use super::beside::Beside;
 use super::usage;
 use crate::appraise::check::Check;
 use crate::appraise::{snp, tdx};
 use crate::clock::Clock;
 use crate::config::KbsUrl;
 use crate::evidence::quote_signature::QuoteSignature;
-use crate::evidence::snp::Generation;
+use crate::evidence::snp::{Generation, Report};
 use crate::evidence::tdx::Quote;
-use crate::evidence::trustee::SnpEvidence;
 use crate::evidence::{kds, pcs};
 use crate::finding::Finding;
 use crate::formats::x509;
@@ -66,9 +66,11 @@ impl Source {
     }
 }
 
-/// The VCEK and AMD's list, where they are not there. Says of each what came of it.
+/// The VCEK, where it is not there, and AMD's list, unless it is ours already: one that came along is
+/// whichever somebody chose. Says of each what came of it.
 pub(super) fn snp(
-    evidence: &mut SnpEvidence,
+    report: &Report,
+    beside: &mut Beside,
     source: &Source,
     roots: &snp::Roots,
     now: u64,
@@ -76,28 +78,27 @@ pub(super) fn snp(
     let Some(url) = &source.url else { return Ok(Vec::new()) };
     super::in_runtime(async {
         let (until, mut told) = (Instant::now() + DEADLINE, Vec::new());
-        let report = &evidence.report;
         let mut lines: Vec<Generation> = report.generation().into_iter().collect();
         if lines.is_empty() {
             // A report of version 2 does not name its line: those lines that have such firmware.
             lines = vec![Generation::Milan, Generation::Genoa];
         }
-        if !has_key(&evidence.certificates) {
-            told.push(match vcek(source, evidence, &mut lines, until).await {
+        if !has_key(&beside.certificates) {
+            told.push(match vcek(source, report, &mut lines, until).await {
                 Ok(der) => {
-                    evidence.certificates.push(der);
+                    beside.certificates.push(der);
                     Check::held("fetch.vcek", format!("fetched from {url}"))
                 }
                 Err(why) => Check::not_checked("fetch.vcek", why),
             });
         }
-        if evidence.crl.is_none() {
-            let known = snp::key_certificate(&evidence.certificates, roots, now).ok().and_then(|key| key.generation);
+        if !beside.has_our_list() {
+            let known = beside.key(roots, now).and_then(|key| key.generation);
             let line = known.or(lines.first().copied()).unwrap_or(Generation::Milan);
             let of_clouds = snp::key_kind_of(report) == Some(snp::KeyKind::Vlek);
             told.push(match source.get(&kds::crl(line, of_clouds), &[], MAX_ANSWER, until).await {
                 Ok(answer) if CertificateRevocationList::from_der(&answer.body).is_ok() => {
-                    evidence.crl = Some(answer.body);
+                    beside.set_list(answer.body, format!("was fetched from {url}"));
                     Check::held("fetch.revocation", format!("AMD's list, fetched from {url}"))
                 }
                 Ok(_) => Check::not_checked("fetch.revocation", NO_LIST),
@@ -119,11 +120,10 @@ fn has_key(certificates: &[Vec<u8>]) -> bool {
 /// The chip's certificate at the reported TCB. `lines` is what is left of them.
 async fn vcek(
     source: &Source,
-    evidence: &SnpEvidence,
+    report: &Report,
     lines: &mut Vec<Generation>,
     until: Instant,
 ) -> Result<Vec<u8>, String> {
-    let report = &evidence.report;
     if snp::key_kind_of(report) == Some(snp::KeyKind::Vlek) {
         return Err("the report is signed by a cloud's key (VLEK), whose certificate only the cloud has".to_owned());
     }

@@ -3,29 +3,33 @@
 use std::path::Path;
 
 use super::Question;
+use super::beside::Beside;
 use super::fetch::{self, Source};
 use super::verdict::{Verdict, class};
 use super::wanted::usage;
 use crate::appraise::check::{Check, State};
 use crate::appraise::expect::{self, Expected, Word};
 use crate::appraise::{snp, tdx};
+use crate::evidence::snp::Report;
 use crate::evidence::tdx::Quote;
-use crate::evidence::trustee::SnpEvidence;
 use crate::evidence::twin;
 use crate::finding::{Class, Finding, Who};
 use crate::ports::files;
 
 /// An SEV-SNP report with what stands beside it, and what `kds` has of it.
-pub(super) fn snp(mut evidence: SnpEvidence, kds: &Source, question: &Question<'_>) -> Result<Verdict, Finding> {
+pub(super) fn snp(
+    report: &Report,
+    mut beside: Beside,
+    kds: &Source,
+    question: &Question<'_>,
+) -> Result<Verdict, Finding> {
     whole_binding(question)?;
     let roots = snp_roots(question)?;
-    let fetched = fetch::snp(&mut evidence, kds, &roots, question.now)?;
-    let report = &evidence.report;
-    let beside = snp::Beside { certificates: &evidence.certificates, crl: evidence.crl.as_deref() };
+    let fetched = fetch::snp(report, &mut beside, kds, &roots, question.now)?;
     let line = report.generation().map_or(String::new(), |generation| format!(", {generation:?}"));
     let what = format!("an SEV-SNP report, version {}{line}", report.version);
     let fields = twin::snp(report, question.ids);
-    let (word, finding, checks) = match snp::genuine(report, &beside, &roots, question.now) {
+    let (word, finding, checks) = match beside.judge(report, &roots, question.now) {
         Ok(genuine) => {
             let expected = expect::snp(&genuine, &question.wanted.hardware);
             concluded(genuine.checks, expected, &question.wanted.hardware)

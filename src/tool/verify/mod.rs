@@ -3,6 +3,7 @@
 //!
 //! Exit 0 takes an explicit expectation. That a machine is genuine says nothing about whose it is.
 
+mod beside;
 mod certificate;
 mod fetch;
 mod hardware;
@@ -26,6 +27,7 @@ use crate::evidence::twin::Ids;
 use crate::finding::{Class, Finding, Who};
 use crate::ports::Ports;
 use crate::ports::files::{self, MAX_CERTIFICATES, capped, read};
+use beside::Beside;
 use verdict::{Basis, Verdict};
 use wanted::{Wanted, usage};
 
@@ -115,14 +117,14 @@ fn judge(ports: &Ports, arguments: &cli::Verify, question: &Question<'_>) -> Res
     }
     match found {
         Shown::Snp(evidence) => {
-            let mut evidence = *evidence;
+            let mut beside = Beside::shown(evidence.certificates, evidence.crl);
             for path in &arguments.certificates {
-                evidence.certificates.extend(files::certificates(path)?);
+                beside.certificates.extend(files::certificates(path)?);
             }
             if let Some(path) = &arguments.crl {
-                evidence.crl = Some(certificate::read_crl(path)?);
+                beside.set_list(certificate::read_crl(path)?, "is that of --crl");
             }
-            hardware::snp(evidence, &kds, question)
+            hardware::snp(&evidence.report, beside, &kds, question)
         }
         Shown::Tdx { quote, raw } => hardware::tdx(&quote, &raw, (arguments.collateral.as_deref(), &pccs), question),
         Shown::Token(text) => token::judge(&text, question),
