@@ -42,8 +42,8 @@ pub const IDLE_TCP: Duration = Duration::from_secs(3600);
 /// download after a half-close is not cut (ghostunnel issue 795: a fixed cap cuts it).
 pub const HALF_CLOSED: Duration = Duration::from_secs(5 * 60);
 
-/// Bytes that the peer's kernel does not take (`TCP_USER_TIMEOUT`). Also ends who reads nothing. Linux's
-/// own retransmissions give up after about 15 min.
+/// Bytes that the peer's kernel does not take (`TCP_USER_TIMEOUT`). Also ends who reads nothing: of HTTP/2 the
+/// stream whose answer finds no window. Linux's own retransmissions give up after about 15 min.
 pub const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
 /// Silence before TCP asks whether the other side is there, and between questions. ztunnel: 180 s, 9

@@ -24,6 +24,7 @@ pub mod relay;
 mod serving;
 pub mod socket;
 pub mod splice;
+mod stalled;
 pub mod watch;
 
 use std::net::SocketAddr;

@@ -20,6 +20,7 @@ use super::deadlines::{BODY, HALF_CLOSED, IDLE_TCP};
 use super::headers::{strip_forged, strip_response};
 use super::overheard::Overheard;
 use super::splice::{Silence, splice};
+use super::stalled;
 use super::watch::Watch;
 use crate::observe::metrics::{Answers, Held};
 use crate::tls::peer::Reason;
@@ -386,6 +387,9 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Relayed<B> {
         match Pin::new(body).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 this.silence = None;
+                if this.progress.is_none() {
+                    stalled::given();
+                }
                 this.moved(frame.data_ref().map_or(0, Bytes::len));
                 // Of a caller's request: what an answer's trailers say is the answerer's own.
                 if let (Flow::ToApp, Some(_), Some(trailers)) = (this.flow, &this.progress, frame.trailers_mut()) {
@@ -396,6 +400,9 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Relayed<B> {
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
+                if this.progress.is_none() {
+                    stalled::awaits();
+                }
                 let silence = this.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY)));
                 match silence.as_mut().poll(cx) {
                     Poll::Ready(()) => Poll::Ready(Some(Err("silent for too long".into()))),
