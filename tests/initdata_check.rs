@@ -126,6 +126,7 @@ const ELSEWHERE: &[&str] = &[
     "certificate-time",
     "certificate-kind",
     "agent-policy-other-image",
+    "agent-policy-image-tag",
     "pod-image-unknown",
     "pod-probe",
     "delivered",
@@ -149,6 +150,7 @@ fn every_rule_has_a_sample_and_a_next_step() {
     let certificate = |pem: &str| DOCUMENT.replace("POLICY", POLICY).replace("PEM", pem.trim_end());
     let lax =
         good.replace("\"sigstoreSigned\", \"keyPath\": \"kbs:///default/cosign/key\"", "\"insecureAcceptAnything\"");
+    let tagged = |text: &str| text.replace(&format!("payments/api@sha256:{}", "2".repeat(64)), "payments/api:2");
     for (rule, text, arguments) in [
         ("form", String::new(), &[][..]),
         ("annotation-size", with(&noise(200_000)), &[]),
@@ -164,6 +166,7 @@ fn every_rule_has_a_sample_and_a_next_step() {
             lax.replace("    image_is(wanted)\n", "").replace("image-name", "image"),
             &["--prod"],
         ),
+        ("agent-policy-image-tag", tagged(&lax), &["--prod"]),
     ] {
         desk.write("i.toml", &text);
         let (problems, _) = found(&desk, &[arguments, &["i.toml"]].concat());
@@ -176,7 +179,7 @@ fn every_rule_has_a_sample_and_a_next_step() {
         }
     }
     // The image policy or the agent policy must pin the image; either will do.
-    for pinned in [lax.clone(), good.replace("    image_is(wanted)\n", "")] {
+    for pinned in [lax.clone(), good.replace("    image_is(wanted)\n", ""), tagged(&good)] {
         desk.write("i.toml", &pinned);
         desk.run(&["check", "--prod", "i.toml"]).ok();
     }

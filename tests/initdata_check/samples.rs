@@ -159,9 +159,50 @@ pub(crate) const SAMPLES: &[Sample] = &[
         "UpdateEphemeralMountsRequest if { count(input.storages) > 0 }",
         At::First("UpdateEphemeralMountsRequest"),
     ),
+    // One shell is refused, and the others are forgotten.
+    (
+        "agent-policy-exec",
+        "    some command in policy_data.containers[data.pstate[input.container_id]].exec_commands\n    command == input.process.Args\n",
+        "    input.process.Args[0] != \"/bin/sh\"\n",
+        At::First("ExecProcessRequest"),
+    ),
+    (
+        "agent-policy-exec",
+        "    some command in policy_data.containers[data.pstate[input.container_id]].exec_commands\n    command == input.process.Args\n",
+        "    input.process.Args[0] == \"cat\"\n",
+        At::First("ExecProcessRequest"),
+    ),
+    // Its own command, a second time.
+    (
+        "agent-policy-exec",
+        "    some command in policy_data.containers[data.pstate[input.container_id]].exec_commands\n    command == input.process.Args\n",
+        "    policy_data.containers[data.pstate[input.container_id]].OCI.Process.Args == input.process.Args\n",
+        At::First("ExecProcessRequest"),
+    ),
     ("agent-policy-other-args", "    command_is(wanted)\n", "", At::First(DATA_LINE)),
     ("agent-policy-other-env", "    variables_are(wanted)\n", "", At::First(DATA_LINE)),
+    // Variables that a pattern admits: one of everybody's, one of its own, one of our roles.
+    (
+        "agent-policy-other-env",
+        "variable in wanted.OCI.Process.Env\n",
+        "count([1 | variable in wanted.OCI.Process.Env]) + count([1 | regex.match(\"^PATH=\", variable)]) > 0\n",
+        At::First(DATA_LINE),
+    ),
+    (
+        "agent-policy-other-env",
+        "variable in wanted.OCI.Process.Env\n",
+        "count([1 | variable in wanted.OCI.Process.Env]) + count([1 | regex.match(\"^HOST=\", variable)]) > 0\n",
+        At::First(DATA_LINE),
+    ),
+    (
+        "agent-policy-other-env",
+        "variable in wanted.OCI.Process.Env\n",
+        "count([1 | variable in wanted.OCI.Process.Env]) + count([1 | regex.match(\"^COUNTERSIGN_ROLE=(init|diagnose)$\", variable)]) > 0\n",
+        At::First(DATA_LINE),
+    ),
     ("agent-policy-other-mount", "    mounts_are(wanted)\n", "", At::First(DATA_LINE)),
+    ("agent-policy-other-mount", "^$(cpath)/[a-z]{16}-\\\\d-secrets$", "^.*$", At::First(DATA_LINE)),
+    ("agent-policy-other-mount", "^$(cpath)/[a-z]{16}-\\\\d-secrets$", "^$(cpath)/.*$", At::First(DATA_LINE)),
     ("agent-policy-own", "\"Args\": [\"/api\", \"--serve\"]", "\"Args\": \"/api\"", At::First(DATA_LINE)),
     (
         "agent-policy-own",

@@ -17,6 +17,29 @@ const FOREIGN: &str = "registry.invalid/evil/image";
 /// A digest that no image has.
 const DIGEST: &str = "sha256:00000000000000000000000000000000000000000000000000000000deadbeef";
 
+/// Variables that change what runs, and one that nothing knows. Each is asked for with [`OTHER`].
+const VARIABLES: [&str; 5] = ["PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "COUNTERSIGN_ROLE", "COUNTERSIGN_EVIL"];
+/// A value that none of genpolicy's own patterns admits: they are for host names, ports, addresses and
+/// ids, none of which has a slash first.
+const OTHER: &str = "/tmp/evil.so";
+/// Commands that nobody may execute: one name can be refused and its neighbour forgotten.
+const COMMANDS: [&[&str]; 10] = [
+    &["/bin/sh"],
+    &["sh"],
+    &["/bin/sh", "-c", "id"],
+    &["sh", "-c", "id"],
+    &["/bin/bash"],
+    &["bash"],
+    &["/bin/bash", "-c", "id"],
+    &["bash", "-c", "id"],
+    &["busybox", "sh"],
+    &["cat", "/run/countersign/secrets/db/password"],
+];
+/// What our image does by its role: a pattern that lists some of them pins none.
+const ROLES: [&str; 4] = ["init", "sidecar", "diagnose", "issuer"];
+/// Most names in one line of the report.
+const MAX_NAMES: usize = 5;
+
 pub(super) fn check(
     document: &Document<'_>,
     images: Option<&Images>,
@@ -52,9 +75,8 @@ pub(super) fn check(
     {
         let data_line = line_of(place.text, "policy_data").map_or(line, |at| place.line(at));
         asked.containers(&data, data_line, images, manifest);
-    } else if asked.shell(&json!({ "container_id": "0", "process": { "Args": ["/bin/sh"], "Env": [] } }), &Map::new()) {
-        let at = (asked.place_of)("ExecProcessRequest");
-        asked.report.at(&rules::POLICY_EXEC, at, "a shell is admitted");
+    } else {
+        asked.exec("", &Map::new(), &[], |args| json!({ "container_id": "0", "process": { "Args": args, "Env": [] } }));
     }
     if engine.is_slow() {
         report.at(&rules::POLICY_REGO, line, "the agent policy does not answer within 5 seconds");
@@ -106,8 +128,18 @@ impl Asked<'_> {
         }
     }
 
-    fn shell(&mut self, input: &Value, state: &Map<String, Value>) -> bool {
-        self.engine.ask("ExecProcessRequest", input, state).admitted()
+    /// Commands that would read or change what the pod holds, its own among them.
+    fn exec(&mut self, of: &str, state: &Map<String, Value>, own: &[String], request: impl Fn(&[String]) -> Value) {
+        let mut commands: Vec<Vec<String>> = COMMANDS.iter().map(|words| owned(words)).collect();
+        commands.extend((!own.is_empty()).then(|| own.to_vec()));
+        let admitted =
+            commands.iter().find(|args| self.engine.ask("ExecProcessRequest", &request(args), state).admitted());
+        if let Some(args) = admitted {
+            let what =
+                if own == args.as_slice() { "its own command".to_owned() } else { format!("`{}`", args.join(" ")) };
+            let at = (self.place_of)("ExecProcessRequest");
+            self.report.at(&rules::POLICY_EXEC, at, format!("{what} may be executed{of}"));
+        }
     }
 
     fn creates(&mut self, input: &Value) -> bool {
@@ -136,19 +168,17 @@ impl Asked<'_> {
                     break;
                 }
             }
+            if self.engine.is_slow() {
+                return;
+            }
             let Some((request, operations)) = admitted else {
                 let name = ways.first().map(|way| printable(&way.name, 63)).unwrap_or_default();
                 self.report.at(&rules::POLICY_OWN, line, format!("its own container `{name}` is not admitted"));
                 continue;
             };
             self.variations(request, line, images);
-            if self.shell(&request.exec(), &applied(&operations)) {
-                self.report.at(
-                    &rules::POLICY_EXEC,
-                    (self.place_of)("ExecProcessRequest"),
-                    format!("a shell is admitted in `{}`", printable(&request.name, 63)),
-                );
-            }
+            let of = format!(" in `{}`", printable(&request.name, 63));
+            self.exec(&of, &applied(&operations), &request.args(), |args| request.exec(args));
             known.push(request.clone());
         }
         for container in manifest.into_iter().flat_map(|manifest| &manifest.containers) {
@@ -166,15 +196,29 @@ impl Asked<'_> {
 
     fn variations(&mut self, request: &Request, line: usize, images: Option<&Images>) {
         let name = printable(&request.name, 63);
-        let shell = ["/bin/sh".to_owned(), "-c".to_owned(), "id".to_owned()];
+        let shell = owned(&["/bin/sh", "-c", "id"]);
         for (rule, input, what) in [
             (&rules::POLICY_OTHER_ARGS, request.with_args(&shell), "another command"),
-            (&rules::POLICY_OTHER_ENV, request.with_env("LD_PRELOAD=/tmp/evil.so"), "LD_PRELOAD"),
             (&rules::POLICY_OTHER_MOUNT, request.with_mount(), "another mount"),
         ] {
             if self.creates(&input) {
                 self.report.at(rule, line, format!("`{name}` is admitted with {what}"));
             }
+        }
+        let loose = self.loose_variables(request);
+        if !loose.is_empty() {
+            let saw = format!("`{name}` is admitted with another value of {}", listed(&loose));
+            self.report.at(&rules::POLICY_OTHER_ENV, line, saw);
+        }
+        let mut covered: Vec<String> = Vec::new();
+        for (destination, input) in request.with_sources() {
+            if !covered.contains(&destination) && self.creates(&input) {
+                covered.push(destination);
+            }
+        }
+        if !covered.is_empty() {
+            let saw = format!("`{name}` is admitted with other files at {}", listed(&covered));
+            self.report.at(&rules::POLICY_OTHER_MOUNT, line, saw);
         }
         if request.sandbox {
             return;
@@ -186,14 +230,17 @@ impl Asked<'_> {
             self.report.at(&rules::POLICY_OWN, line, saw);
             return;
         }
+        let accepted = |image: &str| match images {
+            Some(Images::Inline(policy)) => policy.verdict(image) == Verdict::Accepted,
+            Some(Images::Elsewhere) | None => true,
+        };
         let twin = format!("{}@{DIGEST}", images::repository(request.image.as_deref().unwrap_or(FOREIGN)));
         let foreign = format!("{FOREIGN}@{DIGEST}");
         for other in [twin, foreign] {
             let pulled = match images {
                 // Which repository is meant is not known: any that is open will do.
                 Some(Images::Inline(policy)) if request.image.is_none() => policy.accepts_unsigned(),
-                Some(Images::Inline(policy)) => policy.verdict(&other) == Verdict::Accepted,
-                Some(Images::Elsewhere) | None => true,
+                _ => accepted(&other),
             };
             if pulled && self.creates(&request.with_image(&other)) {
                 self.report.at(
@@ -201,9 +248,29 @@ impl Asked<'_> {
                     line,
                     format!("`{name}` is admitted with another image, and no image policy rejects it"),
                 );
-                break;
+                return;
             }
         }
+        if let Some(image) = request.image.as_deref().filter(|image| !images::is_pinned(image) && accepted(image)) {
+            let saw = format!("`{name}` has the image {}, and nothing says which that is", printable(image, 200));
+            self.report.at(&rules::POLICY_IMAGE_TAG, line, saw);
+        }
+    }
+
+    /// The variables that are not pinned: each is asked for alone, with another value.
+    fn loose_variables(&mut self, request: &Request) -> Vec<String> {
+        let mut names: Vec<&str> = VARIABLES.to_vec();
+        names.extend(request.fixed.iter().map(String::as_str).filter(|name| !VARIABLES.contains(name)));
+        let mut loose = Vec::new();
+        for name in names {
+            let roles: &[&str] = if name == "COUNTERSIGN_ROLE" { &ROLES } else { &[] };
+            let own = request.value_of(name);
+            let mut others = roles.iter().chain([&OTHER]).filter(|value| own != Some(**value));
+            if others.any(|value| self.creates(&request.with_env(&format!("{name}={value}")))) {
+                loose.push(name.to_owned());
+            }
+        }
+        loose
     }
 
     /// Why a container of the manifest would be denied, as far as the manifest tells.
@@ -224,6 +291,17 @@ impl Asked<'_> {
         let name = denied.split('=').next().unwrap_or_default();
         Some(format!("the variable `{}` differs from the policy's, or is not in it", printable(name, 63)))
     }
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// Some names of a policy, safe to print.
+fn listed(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(MAX_NAMES).map(|name| format!("`{}`", printable(name, 63))).collect();
+    let more = if names.len() > MAX_NAMES { " and others" } else { "" };
+    shown.join(", ") + more
 }
 
 fn not_empty(value: &Value) -> bool {

@@ -85,8 +85,12 @@ impl Engine {
         Err(fault.unwrap_or(Fault { line: None, what: "is not Rego" }))
     }
 
-    /// Asks whether a request is admitted, with this state of earlier requests.
+    /// Asks whether a request is admitted, with this state of earlier requests. A policy that was slow
+    /// once is asked no more: there are many questions, and it is refused already.
     pub(super) fn ask(&mut self, request: &str, input: &Value, state: &Map<String, Value>) -> Answer {
+        if self.slow {
+            return Answer::Denied;
+        }
         let Ok(Some(value)) = self.put(request, input, state) else { return Answer::Denied };
         match value {
             Value::Bool(true) => Answer::Admitted(Vec::new()),

@@ -36,6 +36,9 @@ pub(super) struct Request {
     pub(super) image: Option<String>,
     /// Whether it is the pod's sandbox, whose image is part of the guest's.
     pub(super) sandbox: bool,
+    /// Names of the variables to which the policy gives a value. What it leaves to the cluster, as a
+    /// placeholder, is not among them.
+    pub(super) fixed: Vec<String>,
     /// The request itself.
     pub(super) input: Value,
 }
@@ -85,6 +88,7 @@ impl<'p> Data<'p> {
             name,
             image: annotation(IMAGE).map(str::to_owned),
             sandbox: is_sandbox,
+            fixed: fixed(oci),
             input: json!({
                 "container_id": CONTAINER, "exec_id": CONTAINER, "string_user": null,
                 "devices": list("devices"), "storages": storages, "OCI": fill.oci(oci),
@@ -116,6 +120,19 @@ impl Request {
         self.input.get("storages").and_then(Value::as_array).is_some_and(|list| list.iter().any(is_pull))
     }
 
+    /// Its command.
+    pub(super) fn args(&self) -> Vec<String> {
+        let args = self.input.pointer("/OCI/Process/Args").and_then(Value::as_array);
+        args.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
+    /// The value of one of its variables.
+    pub(super) fn value_of(&self, name: &str) -> Option<&str> {
+        let variables = self.input.pointer("/OCI/Process/Env").and_then(Value::as_array)?;
+        let mut named = variables.iter().filter_map(|variable| variable.as_str()?.split_once('='));
+        named.find(|(other, _)| *other == name).map(|(_, value)| value)
+    }
+
     /// The same container with another command.
     pub(super) fn with_args(&self, args: &[String]) -> Value {
         self.with("/OCI/Process/Args", |value| *value = json!(args))
@@ -138,10 +155,28 @@ impl Request {
             if let Some(list) = value.as_array_mut() {
                 list.push(json!({
                     "destination": "/run/countersign", "type_": "bind", "options": ["rbind", "rprivate", "rw"],
-                    "source": format!("/run/kata-containers/shared/containers/{CONTAINER}-0123456789abcdef-evil"),
+                    "source": shared(),
                 }));
             }
         })
+    }
+
+    /// The same container with one file or directory of the host's choice in the place of another: once
+    /// from elsewhere in the guest, once from among what the host shares. With the path that it covers.
+    pub(super) fn with_sources(&self) -> Vec<(String, Value)> {
+        let mounts = self.input.pointer("/OCI/Mounts").and_then(Value::as_array);
+        let mut changed = Vec::new();
+        for (index, mount) in mounts.into_iter().flatten().enumerate() {
+            let text = |key: &str| mount.get(key).and_then(Value::as_str).unwrap_or_default();
+            if !matches!(text("type_"), "bind" | "") {
+                continue;
+            }
+            for source in ["/run/evil".to_owned(), shared()] {
+                let pointer = format!("/OCI/Mounts/{index}/source");
+                changed.push((text("destination").to_owned(), self.with(&pointer, |value| *value = source.into())));
+            }
+        }
+        changed
     }
 
     fn with(&self, pointer: &str, change: impl FnOnce(&mut Value)) -> Value {
@@ -152,19 +187,30 @@ impl Request {
         input
     }
 
-    /// A shell in this container.
-    pub(super) fn exec(&self) -> Value {
+    /// A command in this container, beside its own.
+    pub(super) fn exec(&self, args: &[String]) -> Value {
         let part = |pointer: &str| self.input.pointer(pointer).cloned().unwrap_or(Value::Null);
         json!({
             "container_id": CONTAINER, "exec_id": "exec", "string_user": null,
             "process": {
-                "Args": ["/bin/sh"], "Env": part("/OCI/Process/Env"), "Cwd": part("/OCI/Process/Cwd"),
+                "Args": args, "Env": part("/OCI/Process/Env"), "Cwd": part("/OCI/Process/Cwd"),
                 "User": part("/OCI/Process/User"), "NoNewPrivileges": part("/OCI/Process/NoNewPrivileges"),
                 "Terminal": false, "Capabilities": null, "SelinuxLabel": "", "ApparmorProfile": "",
                 "Rlimits": [], "ConsoleSize": null, "OOMScoreAdj": 0,
             },
         })
     }
+}
+
+/// A directory that the host shares with the guest, under a name that no pod has.
+fn shared() -> String {
+    format!("/run/kata-containers/shared/containers/{CONTAINER}-0123456789abcdef-evil")
+}
+
+fn fixed(oci: &Value) -> Vec<String> {
+    let variables = oci.pointer("/Process/Env").and_then(Value::as_array).into_iter().flatten();
+    let named = variables.filter_map(|variable| variable.as_str()?.split_once('='));
+    named.filter(|(_, value)| !value.contains("$(")).map(|(name, _)| name.to_owned()).collect()
 }
 
 fn is_pull(storage: &Value) -> bool {

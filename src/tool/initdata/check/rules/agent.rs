@@ -24,7 +24,7 @@ rules! { AGENT_RULES
         "remove `AllowRequestsFailingPolicy`"
     }
     POLICY_EXEC "agent-policy-exec" Prod {
-        "Evaluated: the policy admits a shell in a container (ExecProcessRequest).",
+        "Evaluated: the policy admits a shell, `cat` of a secret or the container's own command beside it (ExecProcessRequest).",
         "Whoever holds the cluster reads every secret of the pod.",
         "remove the commands and patterns of ExecProcessRequest from genpolicy's settings"
     }
@@ -48,18 +48,23 @@ rules! { AGENT_RULES
         "The arguments and variables are pinned, but not the program that is started with them.",
         "name images by digest and generate with a genpolicy that pins them, or accept digests and signatures only in the image policy"
     }
+    POLICY_IMAGE_TAG "agent-policy-image-tag" Prod {
+        "The policy names an image without a digest, and no inline image policy demands a signature of it.",
+        "The registry, or the host between it and the guest, moves the tag: another program starts under the same digest of initdata.",
+        "name the image by digest in the pod, and run genpolicy on it again"
+    }
     POLICY_OTHER_ARGS "agent-policy-other-args" Prod {
         "Evaluated: the policy admits one of its containers with another command.",
         "The host starts a shell in place of the app.",
         "run genpolicy on the rendered pod again, without loosening its rules"
     }
     POLICY_OTHER_ENV "agent-policy-other-env" Prod {
-        "Evaluated: the policy admits one of its containers with another environment variable.",
-        "LD_PRELOAD is one: a variable is as good as a command.",
-        "run genpolicy on the rendered pod again, without loosening its rules"
+        "Evaluated: the policy admits one of its containers with another variable, or another value of one.",
+        "LD_PRELOAD, PATH and COUNTERSIGN_ROLE choose what runs: a variable is as good as a command.",
+        "remove the pattern from `allow_env_regex` of genpolicy's settings, and run genpolicy on the rendered pod again"
     }
     POLICY_OTHER_MOUNT "agent-policy-other-mount" Prod {
-        "Evaluated: the policy admits one of its containers with another mount.",
+        "Evaluated: the policy admits one of its containers with another mount, or with a mount from another place.",
         "The host lays its own files over the app's or over ours.",
         "run genpolicy on the rendered pod again, without loosening its rules"
     }
@@ -68,10 +73,10 @@ rules! { AGENT_RULES
         "Rules and data do not fit, or the rules are newer than this tool. What they deny could then not be shown.",
         "run genpolicy and its rules from one version, or report the version of genpolicy with this message"
     }
-    POLICY_COMMANDS "agent-policy-commands" Warn {
+    POLICY_COMMANDS "agent-policy-commands" Prod {
         "The policy lists commands that may be executed in a container.",
-        "Exec probes need them; each is also at the host's service, with output that it reads.",
-        "use httpGet probes, and remove the commands"
+        "Each is at the host's service, with output that it reads. Exec probes would need them.",
+        "use httpGet probes, and remove the commands and patterns of ExecProcessRequest from genpolicy's settings"
     }
     POLICY_SILENT "agent-policy-silent" Warn {
         "Evaluated: the policy denies ReadStreamRequest and GetDiagnosticDataRequest.",
