@@ -12,12 +12,21 @@ pub(super) struct Known {
     pub(super) all: &'static [&'static str],
     /// And one of these on it, where there are some.
     pub(super) any: &'static [&'static str],
-    /// And one of these anywhere, where there are some: for phrases that other programs print too.
+    /// And one of these names on it, where there are some: for phrases that other programs print too.
+    /// On the line itself: `describe` and the logs of every container come as one input, so that a name
+    /// elsewhere says nothing about who speaks here.
     pub(super) near: &'static [&'static str],
     pub(super) why: &'static str,
     pub(super) next: &'static str,
     pub(super) who: Who,
 }
+
+/// Who asks the KBS, as logs name it.
+const CLIENT: &[&str] = &["[CDH]", "attestation-agent", "attestation_agent", "kbs_protocol", "RCAR"];
+
+/// That a connection is one to the KBS: who asks, or the name in its URL. Not `[CDH]` alone, which connects
+/// to registries too.
+const TO_THE_KBS: &[&str] = &["kbs", "KBS", "attestation-agent", "attestation_agent", "RCAR", "Get Resource failed"];
 
 /// All of them; of two that fit one line the first counts.
 pub(super) const TABLE: &[Known] = &[
@@ -168,16 +177,6 @@ pub(super) const TABLE: &[Known] = &[
         who: Who::AppSecurity,
     },
     Known {
-        id: "agent-policy-other",
-        order: 43,
-        all: &["Request is blocked by policy"],
-        any: &[],
-        near: &[],
-        why: "the guest's agent policy denies this request to the host",
-        next: "allow the request in `policy.rego` of initdata.toml only if the app cannot do without it, and run `kubectl countersign initdata check --prod`",
-        who: Who::AppSecurity,
-    },
-    Known {
         id: "image-cached-on-host",
         order: 50,
         all: &["failed to mount \"/run/kata-containers/shared/containers/", "/rootfs\""],
@@ -241,8 +240,9 @@ pub(super) const TABLE: &[Known] = &[
     Known {
         id: "guest-api-not-loopback",
         order: 61,
-        all: &["8006", "403", "Forbidden"],
-        any: &[],
+        all: &[":8006/", "403", "Forbidden"],
+        // Its paths: others listen on 8006 too, and digests hold any four digits.
+        any: &[":8006/cdh/", ":8006/aa/"],
         near: &[],
         why: "the guest's REST service answers loopback only",
         next: "call http://127.0.0.1:8006 by that address, and put it into NO_PROXY",
@@ -273,7 +273,7 @@ pub(super) const TABLE: &[Known] = &[
         order: 64,
         all: &["URL NOT FOUND"],
         any: &[],
-        near: &["8006", "/cdh/resource", "/aa/token", "/aa/evidence"],
+        near: &["127.0.0.1:8006", "localhost:8006", "/cdh/resource", "/aa/token", "/aa/evidence"],
         why: "the guest's REST service does not know this path",
         next: "call http://127.0.0.1:8006/cdh/resource/<repository>/<type>/<tag>, or run `countersign get kbs:///<repository>/<type>/<tag>`",
         who: Who::AppDeveloper,
@@ -353,8 +353,8 @@ pub(super) const TABLE: &[Known] = &[
         id: "rcar-not-authorized",
         order: 76,
         all: &["request unauthorized"],
-        any: &["[CDH]", "attestation-agent", "attestation_agent", "kbs_protocol", "RCAR"],
-        near: &[],
+        any: &[],
+        near: CLIENT,
         why: "the KBS was reached and answered 401: evidence, policy or session, it says which only in its own log",
         next: "read the KBS's log for this guest; `countersign diagnose` in the guest tells them apart",
         who: Who::AppSecurity,
@@ -363,8 +363,8 @@ pub(super) const TABLE: &[Known] = &[
         id: "kbs-not-reached",
         order: 75,
         all: &["http request failed"],
-        any: &["[CDH]", "attestation-agent", "attestation_agent", "kbs_protocol", "RCAR"],
-        near: &[],
+        any: &[],
+        near: CLIENT,
         why: "the guest got no answer of the KBS: its name, the network, a proxy, or its certificate",
         next: "check the URL and the CA in the aa.toml and cdh.toml of initdata.toml; `countersign diagnose` in the guest says which of them it is",
         who: Who::AppSecurity,
@@ -375,17 +375,27 @@ pub(super) const TABLE: &[Known] = &[
         order: 80,
         all: &["invalid peer certificate: Other(", "CaUsedAsEndEntity"],
         any: &[],
-        near: &[],
-        why: "the server shows a CA certificate as its own: self-signed by `openssl req -x509` without CA:FALSE",
+        near: TO_THE_KBS,
+        why: "the KBS shows a CA certificate as its own: self-signed by `openssl req -x509` without CA:FALSE",
         next: "make a CA and a server certificate below it, with CA:FALSE and the name as subjectAltName; put the CA into `cert` of aa.toml and `kbs_cert` of cdh.toml",
         who: Who::KbsOperator,
+    },
+    Known {
+        id: "server-certificate-is-a-ca",
+        order: 80,
+        all: &["invalid peer certificate: Other(", "CaUsedAsEndEntity"],
+        any: &[],
+        near: &[],
+        why: "a server shows a CA certificate as its own: self-signed by `openssl req -x509` without CA:FALSE; the line does not say which server",
+        next: "check which server this program called; where it is the KBS, make a CA and a server certificate below it, with CA:FALSE, and put the CA into `cert` of aa.toml and `kbs_cert` of cdh.toml",
+        who: Who::AppDeveloper,
     },
     Known {
         id: "server-certificate-unknown-issuer",
         order: 81,
         all: &["invalid peer certificate: UnknownIssuer"],
         any: &[],
-        near: &["kbs", "KBS", "attestation-agent", "[CDH]"],
+        near: TO_THE_KBS,
         why: "the KBS's certificate is not by the CA that initdata names",
         next: "put the CA of the KBS's certificate into `cert` of aa.toml and `kbs_cert` of cdh.toml, and pack initdata.toml again",
         who: Who::AppSecurity,
@@ -395,7 +405,7 @@ pub(super) const TABLE: &[Known] = &[
         order: 82,
         all: &["invalid peer certificate: "],
         any: &["NotValidForName", "certificate not valid for name"],
-        near: &["kbs", "KBS", "attestation-agent", "[CDH]"],
+        near: TO_THE_KBS,
         why: "the KBS's certificate does not have the name of its URL as a subjectAltName",
         next: "issue the KBS's certificate anew with the host of its URL as subjectAltName",
         who: Who::KbsOperator,
@@ -405,7 +415,7 @@ pub(super) const TABLE: &[Known] = &[
         order: 83,
         all: &["invalid peer certificate: "],
         any: &["certificate: Expired", "certificate expired"],
-        near: &["kbs", "KBS", "attestation-agent", "[CDH]"],
+        near: TO_THE_KBS,
         why: "the KBS's certificate has expired, or the guest's clock is wrong",
         next: "check the end of the KBS's certificate and the guest's clock; issue the certificate anew",
         who: Who::KbsOperator,
@@ -415,7 +425,7 @@ pub(super) const TABLE: &[Known] = &[
         order: 84,
         all: &["self-signed certificate"],
         any: &[" in certificate chain", "self-signed certificate (", "self-signed certificate:"],
-        near: &["kbs", "KBS", "attestation-agent", "[CDH]"],
+        near: TO_THE_KBS,
         why: "the KBS shows a chain whose root the guest was not given",
         next: "put the CA of the KBS's certificate into `cert` of aa.toml and `kbs_cert` of cdh.toml, and pack initdata.toml again",
         who: Who::AppSecurity,
@@ -463,6 +473,18 @@ pub(super) const TABLE: &[Known] = &[
         who: Who::AppSecurity,
     },
 ];
+
+/// A request of the agent that no row of the table names. Its name is looked for too: `WriteStreamRequest`.
+pub(super) const OTHER_REQUEST: Known = Known {
+    id: "agent-policy-other",
+    order: 43,
+    all: &["Request is blocked by policy"],
+    any: &[],
+    near: &[],
+    why: "the guest's agent policy denies this request to the host",
+    next: "allow the request in `policy.rego` of initdata.toml only if the app cannot do without it, and run `kubectl countersign initdata check --prod`",
+    who: Who::AppSecurity,
+};
 
 /// The variants of the KBS's error, by what they mean and who acts.
 pub(super) const KBS_ERRORS: &[(&str, u16, &str, &str, Who)] = &[

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::input::{Input, Line};
-use super::phrases::{KBS_ERRORS, Known, TABLE};
+use super::phrases::{KBS_ERRORS, Known, OTHER_REQUEST, TABLE};
 use super::{Cause, quoted};
 use crate::finding::Who;
 
@@ -20,9 +20,9 @@ pub(super) fn causes(input: &Input) -> Vec<Cause> {
     let mut found = Vec::new();
     for line in &input.lines {
         // The first that fits: special ones stand before general ones.
-        if let Some(known) = TABLE.iter().find(|known| known.fits(&line.text, input)) {
-            found.push(known.cause(line));
-        }
+        let known = TABLE.iter().find(|known| known.fits(&line.text));
+        let known = known.or_else(|| other_request(&line.text).then_some(&OTHER_REQUEST));
+        found.extend(known.map(|known| known.cause(line)));
         found.extend(kbs_error(line));
         found.extend(old_annotation_described(line, input));
         found.extend(sealed(line, input));
@@ -32,19 +32,59 @@ pub(super) fn causes(input: &Input) -> Vec<Cause> {
 }
 
 impl Known {
-    fn fits(&self, line: &str, input: &Input) -> bool {
+    fn fits(&self, line: &str) -> bool {
         let mut rest = line;
         for phrase in self.all {
-            let Some((_, after)) = rest.split_once(phrase) else { return false };
+            let Some(after) = after(rest, phrase) else { return false };
             rest = after;
         }
-        (self.any.is_empty() || self.any.iter().any(|phrase| line.contains(phrase)))
-            && (self.near.is_empty() || self.near.iter().any(|word| input.mentions(word)))
+        (self.any.is_empty() || self.any.iter().any(|phrase| after(line, phrase).is_some()))
+            && (self.near.is_empty() || self.near.iter().any(|word| names(line, word)))
     }
 
     fn cause(&self, line: &Line) -> Cause {
         told(self.id, self.order, line.place.clone(), quoted(&line.text), (self.why, self.next, self.who))
     }
+}
+
+/// What follows a phrase. A number at its edge is the whole number: 8006 is not in 80061, nor in a digest.
+fn after<'a>(line: &'a str, phrase: &str) -> Option<&'a str> {
+    line.match_indices(phrase).find_map(|(at, _)| {
+        let (before, after) = around(line, at, phrase)?;
+        whole(before, phrase, after, |c| c.is_ascii_digit()).then_some(after)
+    })
+}
+
+/// Whether a line names something, as a word of its own. A scheme is none: `kbs:///` stands in every pod
+/// of ours.
+fn names(line: &str, word: &str) -> bool {
+    line.match_indices(word)
+        .filter_map(|(at, _)| around(line, at, word))
+        .any(|(before, after)| whole(before, word, after, |c| c.is_ascii_alphanumeric()) && !after.starts_with("://"))
+}
+
+fn around<'a>(line: &'a str, at: usize, phrase: &str) -> Option<(&'a str, &'a str)> {
+    Some((line.get(..at)?, line.get(at.saturating_add(phrase.len())..)?))
+}
+
+/// Whether nothing goes on beyond the edges of a phrase, where these are of the kind `edge`.
+fn whole(before: &str, phrase: &str, after: &str, edge: fn(char) -> bool) -> bool {
+    let joined = |inside: Option<char>, outside: Option<char>| {
+        inside.is_some_and(edge) && outside.is_some_and(|c| c.is_ascii_alphanumeric())
+    };
+    !joined(phrase.chars().next(), before.chars().next_back())
+        && !joined(phrase.chars().next_back(), after.chars().next())
+}
+
+/// `WriteStreamRequest is blocked by policy: …`, as the agent says it: the name is one word with the
+/// request, and no sentence goes on behind. "Your Request is blocked by policy of" is a firewall's.
+fn other_request(line: &str) -> bool {
+    let Some(phrase) = OTHER_REQUEST.all.first() else { return false };
+    line.match_indices(phrase).filter_map(|(at, _)| around(line, at, phrase)).any(|(before, after)| {
+        let name = before.rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+        name.starts_with(|c: char| c.is_ascii_uppercase())
+            && after.chars().next().is_none_or(|c| matches!(c, ':' | '"' | '\\' | ','))
+    })
 }
 
 fn told(id: &str, order: u16, place: String, saw: String, (why, next, who): (&str, &str, Who)) -> Cause {
@@ -162,5 +202,5 @@ fn is_sealed(text: &str) -> bool {
 /// Every id with its next step, for the tests.
 #[cfg(test)]
 pub(super) fn phrases() -> impl Iterator<Item = (&'static str, &'static str)> {
-    TABLE.iter().map(|known| (known.id, known.next))
+    TABLE.iter().chain([&OTHER_REQUEST]).map(|known| (known.id, known.next))
 }

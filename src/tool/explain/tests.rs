@@ -66,8 +66,12 @@ fn known_messages_are_named() {
         ("KBS attest unauthorized, Error Info: ErrorInformation", "rcar-unauthorized"),
         ("KBS resource not found", "kbs-resource-not-found"),
         ("KBS internal error", "kbs-internal-error"),
-        ("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))", "kbs-certificate-is-a-ca"),
-        ("invalid peer certificate: Other(CaUsedAsEndEntity)", "kbs-certificate-is-a-ca"),
+        ("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))", "server-certificate-is-a-ca"),
+        ("invalid peer certificate: Other(CaUsedAsEndEntity)", "server-certificate-is-a-ca"),
+        (
+            "error sending request for url (https://trustee:8080/kbs/v0/auth): error trying to connect: invalid peer certificate: Other(CaUsedAsEndEntity)",
+            "kbs-certificate-is-a-ca",
+        ),
         ("attestation-agent: invalid peer certificate: UnknownIssuer", "server-certificate-unknown-issuer"),
         (
             r#"{"type":"https://github.com/confidential-containers/kbs/errors/PolicyDeny","detail":"Access denied by policy"}"#,
@@ -160,6 +164,69 @@ fn what_only_looks_alike_is_not_known() {
     ] {
         assert_eq!(ids(text), Vec::<String>::new(), "{text}");
     }
+}
+
+/// A pod of ours that is well: what `describe` has of every one.
+const DESCRIBED: &str = "Name:         api-0\nAnnotations:  io.katacontainers.config.hypervisor.cc_init_data: H4sI\n\
+    Init Containers:\n  countersign-init:\n    Image:          ghcr.io/acme/countersign@sha256:ab\n    \
+    Environment:\n      COUNTERSIGN_SECRETS:  a=kbs:///payments/db/password\n\
+    Containers:\n  app:\n    Image:          acme/app:1\n    State:          Running\n\
+    Conditions:\n  Type    Status\n  Ready   False\n";
+
+#[track_caller]
+fn says_nothing_of(line: &str) {
+    for text in [line.to_owned(), format!("{DESCRIBED}{line}\n")] {
+        assert_eq!(ids(&text), Vec::<String>::new(), "{text}");
+    }
+}
+
+#[test]
+fn an_apps_own_certificate_trouble_is_not_the_kbss() {
+    for line in [
+        "https://api.stripe.com/v1/charges: invalid peer certificate: UnknownIssuer",
+        "https://api.stripe.com/v1/charges: invalid peer certificate: Expired",
+        "https://api.stripe.com/v1/charges: invalid peer certificate: NotValidForName",
+        "self-signed certificate in certificate chain (postgres.db.svc:5432)",
+        "reading kbs:///a/b/c; https://api.stripe.com/: invalid peer certificate: UnknownIssuer",
+        "linkbsd.example: invalid peer certificate: UnknownIssuer",
+    ] {
+        says_nothing_of(line);
+    }
+    // Nor the KBS's what the guest says of a registry.
+    says_nothing_of(
+        "[CDH] [ERROR]: Image Pull error: Failed to pull image x: https://registry.example: invalid peer certificate: UnknownIssuer",
+    );
+    only(
+        "https://kbs.security.example:8443/kbs/v0/auth: invalid peer certificate: UnknownIssuer",
+        "server-certificate-unknown-issuer",
+    );
+}
+
+#[test]
+fn an_apps_unsupported_algorithm_is_not_initdatas() {
+    says_nothing_of("jwt error: unsupported algorithm: RS512");
+}
+
+#[test]
+fn a_firewalls_policy_is_not_the_agents() {
+    says_nothing_of("Your Request is blocked by policy of the WAF");
+    says_nothing_of("HttpRequest is blocked by policy of the WAF");
+    says_nothing_of("Request is blocked by policy: 7");
+    only("Error: \"SignalProcessRequest is blocked by policy: agent_policy:1\"", "agent-policy-other");
+    only("message: \\\"WriteStreamRequest is blocked by policy\\\"", "agent-policy-other");
+}
+
+#[test]
+fn a_number_in_another_one_is_not_the_guests_port() {
+    says_nothing_of("Failed to pull image \"ghcr.io/acme/app@sha256:1f2e8006aa\": 403 Forbidden");
+    says_nothing_of("Failed to pull image \"registry.example:8006/acme/app\": 403 Forbidden");
+    says_nothing_of("dial tcp 127.0.0.1:80061: connect: connection refused");
+    says_nothing_of("Failed to connect to 127.0.0.1 port 80060: Connection refused");
+    says_nothing_of("dial tcp 227.127.0.0.1:80060: connect: connection refused");
+    says_nothing_of("dump 8006 bytes\nURL NOT FOUND");
+    says_nothing_of("dump 8006 bytes: URL NOT FOUND");
+    says_nothing_of("timed out connecting to vsock 3:10240");
+    only("http://10.1.1.1:8006/aa/token: 403 Forbidden", "guest-api-not-loopback");
 }
 
 #[test]
