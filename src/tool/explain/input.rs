@@ -20,6 +20,8 @@ pub(super) struct Line {
     /// `line 12`, or the field's path.
     pub(super) place: String,
     pub(super) text: String,
+    /// The object that it stands in, by its number.
+    object: Option<usize>,
 }
 
 /// The input.
@@ -37,14 +39,25 @@ impl Input {
         let mut lines = Vec::new();
         if objects.is_empty() {
             for (index, line) in text.lines().take(MAX_LINES).enumerate() {
-                lines.push(Line { place: format!("line {}", index.saturating_add(1)), text: line.to_owned() });
+                lines.push(Line {
+                    place: format!("line {}", index.saturating_add(1)),
+                    text: line.to_owned(),
+                    object: None,
+                });
             }
         } else {
-            for object in &objects {
-                walk(object, &name(object), 0, &mut lines);
+            for (index, object) in objects.iter().enumerate() {
+                walk(object, index, &name(object), 0, &mut lines);
             }
         }
         Self { lines, objects, whole: text.to_owned() }
+    }
+
+    /// Which part of its object an event is about: `spec.containers{app}`. Of the event that a line is in.
+    pub(super) fn field_path(&self, line: &Line) -> Option<&str> {
+        let event = self.objects.get(line.object?)?;
+        // `Event` of v1, and of events.k8s.io.
+        ["/involvedObject/fieldPath", "/regarding/fieldPath"].iter().find_map(|path| event.pointer(path)?.as_str())
     }
 
     /// Whether a word stands anywhere, in a name or a message.
@@ -83,24 +96,25 @@ fn name(object: &Value) -> String {
     crate::finding::printable(&format!("{kind}/{name}"), 120)
 }
 
-fn walk(value: &Value, place: &str, depth: usize, lines: &mut Vec<Line>) {
+fn walk(value: &Value, object: usize, place: &str, depth: usize, lines: &mut Vec<Line>) {
     if depth > MAX_DEPTH || lines.len() >= MAX_LINES {
         return;
     }
     match value {
         Value::String(text) => {
-            let each = text.lines().map(|line| Line { place: place.to_owned(), text: line.to_owned() });
-            lines.extend(each);
+            for line in text.lines() {
+                lines.push(Line { place: place.to_owned(), text: line.to_owned(), object: Some(object) });
+            }
         }
         Value::Array(items) => {
             for item in items {
-                walk(item, place, depth.saturating_add(1), lines);
+                walk(item, object, place, depth.saturating_add(1), lines);
             }
         }
         Value::Object(members) => {
             for (key, member) in members {
                 if depth > 0 || !WANTED.contains(&key.as_str()) {
-                    walk(member, &format!("{place} {key}"), depth.saturating_add(1), lines);
+                    walk(member, object, &format!("{place} {key}"), depth.saturating_add(1), lines);
                 }
             }
         }

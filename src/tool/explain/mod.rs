@@ -10,6 +10,7 @@ mod phrases;
 mod table;
 #[cfg(test)]
 mod tests;
+mod whose;
 
 use std::fmt::Write as _;
 use std::io::Read as _;
@@ -98,7 +99,8 @@ fn unknown() -> Finding {
         .why("a guess would cost more than this answer")
         .next(
             "run `countersign diagnose` in the guest, or give `kubectl countersign explain` more: \
-             `kubectl describe pod`, the pod's events, the logs of every container, the runtime's log of the node",
+             `kubectl describe pod`, the pod's events (`kubectl get events -o yaml` names the container of each), the \
+             logs of every container, the runtime's log of the node",
         )
 }
 

@@ -1,23 +1,34 @@
 //! What our own programs say: exit codes, probe statuses, termination messages, refusals in the log.
 
+use std::ops::RangeInclusive;
+
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::input::{Input, Line};
+use super::whose::{self, KINDS, Pod, Whose, is_ours};
 use super::{Cause, quoted};
 use crate::finding::{Row, TABLE, Who, printable};
+use crate::tool::HEALTH;
 
-/// Statuses that HTTP gives a meaning (RFC 9110, 5xx up to 511): an app's own answer may be one.
-const TAKEN_BY_HTTP: u16 = 511;
+/// Statuses that only ours are known to send. HTTP has those up to 511, and CDNs those from 520 on.
+const ONLY_OURS: RangeInclusive<u16> = 512..=519;
 
-/// The last class that a probe can have: later ones are answers of tools.
-const LAST_IN_PROBES: u8 = 84;
+/// The classes that a probe can have. Before them is a command line that is refused before anything
+/// listens; behind them are answers of tools.
+const IN_PROBES: RangeInclusive<u8> = 65..=84;
+
+/// Before the id of what may be meant, where the input does not say whose probe failed.
+const PERHAPS: &str = "perhaps-";
 
 /// What kubelet writes before the status of a failed probe.
-const PROBE: &str = "probe failed: HTTP probe failed with statuscode: ";
+const PROBE: &str = " probe failed: HTTP probe failed with statuscode: ";
 
 /// Where our causes stand: after what keeps our program from starting at all.
 const ORDER: u16 = 500;
+
+/// What is not certain comes behind all that is: more than there are exit codes.
+const PERHAPS_LATER: u16 = 300;
 
 /// A line of the termination message.
 #[derive(Deserialize)]
@@ -37,17 +48,20 @@ struct Message {
 
 pub(super) fn causes(input: &Input) -> Vec<Cause> {
     let mut found: Vec<Cause> = Vec::new();
+    let pods = whose::described(&input.lines);
     // The most exact source first: what it names is not named again.
     let exact = input.lines.iter().filter_map(message).chain(refusals(&input.lines));
     for cause in exact {
         push(&mut found, cause);
     }
-    for cause in input.objects.iter().flat_map(statuses).chain(described(&input.lines)) {
+    for cause in input.objects.iter().flat_map(statuses).chain(described(&pods)) {
         push(&mut found, cause);
     }
-    for cause in input.lines.iter().filter_map(|line| probe(line, input)) {
+    for cause in (0..input.lines.len()).filter_map(|index| probe(index, input, &pods)) {
         push(&mut found, cause);
     }
+    let sure: Vec<String> = found.iter().map(|cause| cause.id.clone()).collect();
+    found.retain(|cause| cause.id.strip_prefix(PERHAPS).is_none_or(|id| sure.iter().all(|known| known != id)));
     found
 }
 
@@ -131,16 +145,6 @@ fn refusals(lines: &[Line]) -> Vec<Cause> {
     found
 }
 
-/// Whether a container is one of ours, by its name or its image's.
-fn is_ours(name: &str, image: &str) -> bool {
-    let repository = image.split(['@', ':']).next().unwrap_or_default();
-    let last = image.split('@').next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
-    let last = last.split(':').next().unwrap_or_default();
-    name == "countersign"
-        || name.starts_with("countersign-")
-        || !repository.is_empty() && (last == "countersign" || last == "countersign-compat")
-}
-
 /// Exit codes in the status of a pod.
 fn statuses(object: &Value) -> Vec<Cause> {
     let mut found = Vec::new();
@@ -165,48 +169,50 @@ fn statuses(object: &Value) -> Vec<Cause> {
     found
 }
 
-/// Exit codes in `kubectl describe`: container names stand at two spaces below `Containers:` or
-/// `Init Containers:`, and what belongs to one is indented further.
-fn described(lines: &[Line]) -> Vec<Cause> {
+/// Exit codes in `kubectl describe`.
+fn described(pods: &[Pod]) -> Vec<Cause> {
     let mut found = Vec::new();
-    let (mut inside, mut name, mut image) = (false, String::new(), String::new());
-    for line in lines {
-        let text = line.text.as_str();
-        if !text.starts_with(' ') {
-            inside = matches!(text.trim_end(), "Containers:" | "Init Containers:" | "Ephemeral Containers:");
-            name.clear();
-            image.clear();
+    for container in pods.iter().flat_map(|pod| &pod.containers) {
+        if !is_ours(&container.name, &container.image) {
             continue;
         }
-        if !inside {
-            continue;
-        }
-        if text.starts_with("  ") && !text.starts_with("   ") {
-            text.trim().trim_end_matches(':').clone_into(&mut name);
-            image.clear();
-        } else if let Some(value) = text.trim().strip_prefix("Image:") {
-            value.trim().clone_into(&mut image);
-        } else if let Some(value) = text.trim().strip_prefix("Exit Code:")
-            && is_ours(&name, &image)
-            && let Some(row) = value.trim().parse().ok().and_then(by_code)
-        {
-            let name = printable(&name, 80);
-            found.push(cause(row, &line.place, format!("the container {name} ended with exit code {}", row.code)));
+        let name = printable(&container.name, 80);
+        for (code, place) in &container.ended {
+            let saw = format!("the container {name} ended with exit code {code}");
+            found.extend(by_code(*code).map(|row| cause(row, place, saw)));
         }
     }
     found
 }
 
-/// `Startup probe failed: HTTP probe failed with statuscode: 517`. Up to 511 another program may mean
-/// something else by it, so there our name has to stand somewhere too.
-fn probe(line: &Line, input: &Input) -> Option<Cause> {
+/// `Startup probe failed: HTTP probe failed with statuscode: 517`. An app with a probe of its own may answer
+/// the same number, so the input has to say whose probe it is, or the answer says that it does not know.
+fn probe(index: usize, input: &Input, pods: &[Pod]) -> Option<Cause> {
+    let line = input.lines.get(index)?;
     let (before, after) = line.text.split_once(PROBE)?;
-    if !["Startup ", "Readiness ", "Liveness "].iter().any(|kind| before.ends_with(kind)) {
-        return None;
-    }
+    let kind = KINDS.iter().find(|kind| before.ends_with(**kind))?;
     let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
     let status: u16 = digits.parse().ok()?;
-    let row = TABLE.iter().find(|row| row.code <= LAST_IN_PROBES && row.probe_status() == status)?;
-    let sure = status > TAKEN_BY_HTTP || input.mentions("countersign");
-    sure.then(|| cause(row, &line.place, quoted(&line.text)))
+    let row = TABLE.iter().find(|row| IN_PROBES.contains(&row.code) && row.probe_status() == status)?;
+    let told = cause(row, &line.place, quoted(&line.text));
+    match whose::probe(kind, index, input, pods) {
+        Whose::Ours => Some(told),
+        Whose::Either => Some(perhaps(told, "a container of ours and another one have such a probe")),
+        Whose::Unsaid if ONLY_OURS.contains(&status) => Some(perhaps(told, "nothing here says whose probe failed")),
+        Whose::Unsaid | Whose::Others => None,
+    }
+}
+
+/// The same, as what it would be.
+fn perhaps(told: Cause, because: &str) -> Cause {
+    Cause {
+        id: format!("{PERHAPS}{}", told.id),
+        order: told.order.saturating_add(PERHAPS_LATER),
+        why: format!("{because}; if it is the one on port {HEALTH}, its status says {}: {}", told.id, told.why),
+        next: format!(
+            "read `kubectl get events -o yaml` for the event's `fieldPath`; if that names a container of ours: {}",
+            told.next
+        ),
+        ..told
+    }
 }

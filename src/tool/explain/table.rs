@@ -48,7 +48,7 @@ impl Known {
 }
 
 /// What follows a phrase. A number at its edge is the whole number: 8006 is not in 80061, nor in a digest.
-fn after<'a>(line: &'a str, phrase: &str) -> Option<&'a str> {
+pub(super) fn after<'a>(line: &'a str, phrase: &str) -> Option<&'a str> {
     line.match_indices(phrase).find_map(|(at, _)| {
         let (before, after) = around(line, at, phrase)?;
         whole(before, phrase, after, |c| c.is_ascii_digit()).then_some(after)

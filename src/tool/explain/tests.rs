@@ -257,14 +257,106 @@ fn every_class_of_ours_is_named_by_its_exit_code_its_line_and_its_log() {
     }
 }
 
+fn failed(kind: &str, status: u16) -> String {
+    format!("Warning  Unhealthy  2s  kubelet  {kind} probe failed: HTTP probe failed with statuscode: {status}")
+}
+
+/// A `kubectl describe` of two containers with these probes, and one event.
+fn described(app: &str, ours: &str, event: &str) -> String {
+    format!(
+        "Name:             api-0\nInit Containers:\n  countersign:\n    Image:          ghcr.io/acme/countersign@sha256:ab\n    \
+         State:          Running\n      Started:      Thu\n{ours}    Environment:   <none>\n\
+         Containers:\n  app:\n    Image:          acme/app:1\n{app}\
+         Conditions:\n  Type    Status\n  Ready   False\nEvents:\n  Type     Reason     Age  From     Message\n  {event}\n"
+    )
+}
+
+const OURS: &str = "    Startup:    http-get http://:15821/startupz delay=0s timeout=1s period=1s #success=1 #failure=300\n    \
+    Readiness:  http-get http://:15821/readyz delay=0s timeout=1s period=5s #success=1 #failure=1\n    \
+    Liveness:   http-get http://:15821/livez delay=0s timeout=1s period=10s #success=1 #failure=3\n";
+
 #[test]
-fn a_probe_status_is_ours_where_http_has_no_such_status_or_our_name_stands_by() {
-    let event = |status: u16| {
-        format!("Warning  Unhealthy  kubelet  Startup probe failed: HTTP probe failed with statuscode: {status}")
+fn a_probe_is_ours_where_only_ours_has_one_of_its_kind() {
+    only(&described("", OURS, &failed("Startup", 509)), "kbs-unreachable");
+    only(&described("", OURS, &failed("Readiness", 522)), "certificate");
+    let app = "    Readiness:  http-get http://:8080/healthz delay=0s timeout=1s period=5s #success=1 #failure=3\n    \
+               Startup:    exec [true] delay=0s timeout=1s period=5s #success=1 #failure=3\n";
+    only(&described(app, OURS, &failed("Startup", 511)), "no-evidence");
+    // What admission makes of an app's probe is answered by us, and never with a class.
+    let led = "    Readiness:  http-get http://:15821/probe/8080/healthz delay=0s timeout=1s period=5s\n";
+    only(&described(led, OURS, &failed("Readiness", 509)), "kbs-unreachable");
+}
+
+#[test]
+fn a_probe_that_may_be_the_apps_is_told_with_an_if() {
+    let app = "    Readiness:  http-get http://:8080/healthz delay=0s timeout=1s period=5s #success=1 #failure=3\n";
+    for status in [505, 509, 510, 511, 517, 522] {
+        let found = causes(&described(app, OURS, &failed("Readiness", status)));
+        let [cause] = found.as_slice() else { panic!("{status}: {found:?}") };
+        assert!(cause.id.starts_with("perhaps-") && cause.why.contains("if it is the one on port 15821"), "{cause:?}");
+        assert!(cause.next.starts_with("read `kubectl get events -o yaml`"), "{cause:?}");
+    }
+    // Nobody but us is known to send it, and still an app may.
+    only(&failed("Startup", 517), "perhaps-policy-denied");
+    // What is certain is told once.
+    let both = format!("{}countersign sidecar: refused: policy-denied (exit 77)\n", failed("Startup", 517) + "\n");
+    only(&both, "policy-denied");
+}
+
+#[test]
+fn an_apps_own_probe_is_not_ours() {
+    let app = "    Readiness:  http-get http://:8080/healthz delay=0s timeout=1s period=5s #success=1 #failure=3\n    \
+               Liveness:   http-get http://:8080/livez delay=0s timeout=1s period=5s #success=1 #failure=3\n";
+    let without = "    Startup:    http-get http://:15821/startupz delay=0s timeout=1s\n";
+    for status in 500..=530 {
+        assert_eq!(ids(&described(app, without, &failed("Readiness", status))), Vec::<String>::new(), "{status}");
+        assert_eq!(ids(&described(app, OURS, &failed("Liveness", status))), Vec::<String>::new(), "{status}");
+    }
+    // A refused command line never listens: a 504 is some gateway's, whoever else has a probe.
+    assert_eq!(ids(&described(app, OURS, &failed("Readiness", 504))), Vec::<String>::new());
+}
+
+#[test]
+fn a_status_that_others_send_is_not_known_where_nothing_says_whose_it_is() {
+    for status in (500..=511).chain(520..=530) {
+        says_nothing_of(&failed("Readiness", status));
+    }
+    only(&format!("http://10.0.0.1:15821/readyz: {}", failed("Readiness", 522)), "certificate");
+    says_nothing_of(&format!("http://10.0.0.1:158210/readyz: {}", failed("Readiness", 522)));
+}
+
+#[test]
+fn an_event_that_names_its_container_is_that_containers() {
+    let event = |path: &str, status: u16| {
+        format!(
+            "- apiVersion: v1\n  kind: Event\n  metadata: {{name: e}}\n  involvedObject: {{kind: Pod, name: api-0, fieldPath: '{path}'}}\n  \
+             message: 'Readiness probe failed: HTTP probe failed with statuscode: {status}'\n"
+        )
     };
-    only(&event(517), "policy-denied");
-    only(&event(523), "app-exposed");
-    only(&format!("{}\n  countersign-sidecar:", event(505)), "content-refused");
+    let list = |items: &str| format!("apiVersion: v1\nkind: List\nitems:\n{items}");
+    for status in [504, 505, 509, 510, 511, 517, 522] {
+        assert_eq!(ids(&list(&event("spec.containers{app}", status))), Vec::<String>::new(), "{status}");
+    }
+    only(&list(&event("spec.initContainers{countersign}", 509)), "kbs-unreachable");
+    let newer = event("spec.initContainers{countersign}", 509).replace("involvedObject", "regarding");
+    only(&list(&newer.replace("message", "note")), "kbs-unreachable");
+    // By the image, where the pod is there too.
+    let pod = "- apiVersion: v1\n  kind: Pod\n  metadata: {name: api-0}\n  spec: {containers: [{name: tls, image: 'ghcr.io/acme/countersign:1'}, {name: app, image: acme/app}]}\n";
+    only(&list(&format!("{pod}{}", event("spec.containers{tls}", 509))), "kbs-unreachable");
+    assert_eq!(ids(&list(&format!("{pod}{}", event("spec.containers{app}", 509)))), Vec::<String>::new());
+    // `kubectl get events -o wide`
+    let wide = |name: &str| {
+        format!("2s  Warning  Unhealthy  pod/api-0  spec.containers{{{name}}}  kubelet  {}", failed("Readiness", 517))
+    };
+    only(&wide("countersign"), "policy-denied");
+    assert_eq!(ids(&wide("app")), Vec::<String>::new());
+}
+
+#[test]
+fn a_message_of_several_lines_hides_no_container() {
+    let app = "    State:          Terminated\n      Message:      Traceback:\nat the margin: x\n  at two\n      Exit Code:    77\n    \
+               Readiness:  http-get http://:8080/ delay=0s\n";
+    only(&described(app, OURS, &failed("Readiness", 509)), "perhaps-kbs-unreachable");
 }
 
 #[test]
@@ -273,6 +365,24 @@ fn another_containers_exit_code_is_not_ours() {
     assert_eq!(ids(described), Vec::<String>::new());
     let yaml = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nstatus: {containerStatuses: [{name: api, image: x/mycountersign-fork/api, state: {terminated: {exitCode: 77}}}]}";
     assert_eq!(ids(yaml), Vec::<String>::new());
+    let ended = |name: &str, image: &str| {
+        format!(
+            "Containers:\n  {name}:\n    Image:         {image}\n    State:          Terminated\n      Exit Code:    77\n"
+        )
+    };
+    for (name, image) in
+        [("countersign-demo", "acme/shop:1"), ("app", "acme/countersign-demo:1"), ("app", "countersign/app")]
+    {
+        assert_eq!(ids(&ended(name, image)), Vec::<String>::new(), "{name} {image}");
+    }
+    for (name, image) in
+        [("countersign", "x"), ("countersign-init", "x"), ("app", "reg:5000/a/countersign:1@sha256:ab")]
+    {
+        only(&ended(name, image), "policy-denied");
+    }
+    // A variable of the container is no field of it.
+    let told = "Containers:\n  app:\n    Image:         acme/app\n    Environment:\n      Image:      a/countersign\n      Exit Code:  77\n";
+    assert_eq!(ids(told), Vec::<String>::new());
 }
 
 #[test]
