@@ -1,5 +1,7 @@
 //! What others say: the shim, the agent, the guest's services, the KBS, containerd and kubelet.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::input::{Input, Line};
@@ -20,8 +22,9 @@ pub(super) fn causes(input: &Input) -> Vec<Cause> {
     let mut found = Vec::new();
     for line in &input.lines {
         // The first that fits: special ones stand before general ones.
-        let known = TABLE.iter().find(|known| known.fits(&line.text));
-        let known = known.or_else(|| other_request(&line.text).then_some(&OTHER_REQUEST));
+        let text = unescaped(&line.text);
+        let known = TABLE.iter().find(|known| known.fits(&text));
+        let known = known.or_else(|| other_request(&text).then_some(&OTHER_REQUEST));
         found.extend(known.map(|known| known.cause(line)));
         found.extend(kbs_error(line));
         found.extend(old_annotation_described(line, input));
@@ -29,6 +32,22 @@ pub(super) fn causes(input: &Input) -> Vec<Cause> {
     }
     found.extend(input.objects.iter().filter_map(misplaced));
     found
+}
+
+/// The line with its quotes as the program wrote them. A log that quotes a message puts a backslash before
+/// each, and one that quotes such a log puts three.
+fn unescaped(line: &str) -> Cow<'_, str> {
+    if !line.contains("\\\"") {
+        return Cow::Borrowed(line);
+    }
+    let mut text = String::with_capacity(line.len());
+    for c in line.chars() {
+        if c == '"' {
+            text.truncate(text.trim_end_matches('\\').len());
+        }
+        text.push(c);
+    }
+    Cow::Owned(text)
 }
 
 impl Known {
@@ -83,7 +102,7 @@ fn other_request(line: &str) -> bool {
     line.match_indices(phrase).filter_map(|(at, _)| around(line, at, phrase)).any(|(before, after)| {
         let name = before.rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
         name.starts_with(|c: char| c.is_ascii_uppercase())
-            && after.chars().next().is_none_or(|c| matches!(c, ':' | '"' | '\\' | ','))
+            && after.chars().next().is_none_or(|c| matches!(c, ':' | '"' | ','))
     })
 }
 

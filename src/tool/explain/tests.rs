@@ -230,6 +230,21 @@ fn a_number_in_another_one_is_not_the_guests_port() {
 }
 
 #[test]
+fn messages_with_escaped_quotes_are_read_as_they_were_written() {
+    for line in [
+        r#"time="2026-11-26T03:12:09Z" level=error msg="CreateContainer failed" error="failed to create containerd task: failed to create shim task: failed to mount \"/run/kata-containers/shared/containers/ab/rootfs\" to \"/run/kata-containers/ab/rootfs\", with error: ENOENT: No such file or directory: unknown""#,
+        r#"{"log":"level=error error=\"failed to mount \\\"/run/kata-containers/shared/containers/ab/rootfs\\\" to \\\"x\\\", with error: ENOENT\""}"#,
+    ] {
+        only(line, "image-cached-on-host");
+    }
+    only(
+        r#"kubelet: err="MountVolume.SetUp failed for volume \"i\" : configmap \"api-initdata-missing\" not found""#,
+        "initdata-configmap-missing",
+    );
+    says_nothing_of(r#"failed to mount \"/run/other/rootfs\": ENOENT"#);
+}
+
+#[test]
 fn every_class_of_ours_is_named_by_its_exit_code_its_line_and_its_log() {
     for row in crate::finding::TABLE {
         let (code, label) = (row.code, row.label);
