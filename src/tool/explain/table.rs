@@ -146,33 +146,36 @@ fn misplaced(object: &Value) -> Option<Cause> {
         annotations.is_some_and(|annotations| annotations.contains_key(key))
     };
     let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
-    let (outer, template) = ("/metadata/annotations", "/spec/template/metadata/annotations");
+    let (outer, job) = ("/metadata/annotations", "/spec/jobTemplate/metadata/annotations");
     if kind == "Pod" {
         let old = has(outer, OLD_ANNOTATION) && !has(outer, ANNOTATION);
         return old
             .then(|| told("annotation-old", 27, "metadata.annotations".to_owned(), OLD_ANNOTATION.to_owned(), OLD));
     }
-    if !["Deployment", "StatefulSet", "DaemonSet", "Job", "ReplicaSet"].contains(&kind) {
+    let template = match kind {
+        "Deployment" | "StatefulSet" | "DaemonSet" | "Job" | "ReplicaSet" => "/spec/template/metadata/annotations",
+        "CronJob" => "/spec/jobTemplate/spec/template/metadata/annotations",
+        _ => return None,
+    };
+    let dotted = |place: &str| place.trim_start_matches('/').replace('/', ".");
+    if has(template, ANNOTATION) {
         return None;
     }
-    if has(template, OLD_ANNOTATION) && !has(template, ANNOTATION) {
-        let place = "spec.template.metadata.annotations".to_owned();
-        return Some(told("annotation-old", 27, place, OLD_ANNOTATION.to_owned(), OLD));
+    if has(template, OLD_ANNOTATION) {
+        return Some(told("annotation-old", 27, dotted(template), OLD_ANNOTATION.to_owned(), OLD));
     }
-    let misplaced = has(outer, ANNOTATION) && !has(template, ANNOTATION);
-    misplaced.then(|| {
-        told(
-            "annotation-misplaced",
-            28,
-            "metadata.annotations".to_owned(),
-            format!("{ANNOTATION} on the {kind}, not on its pods"),
-            (
-                "annotations of the controller do not reach its pods: they start without initdata, and nothing says so",
-                "move the annotation to spec.template.metadata.annotations",
-                Who::AppSecurity,
-            ),
-        )
-    })
+    let place = [outer, job].into_iter().find(|place| has(place, ANNOTATION))?;
+    Some(told(
+        "annotation-misplaced",
+        28,
+        dotted(place),
+        format!("{ANNOTATION} on the {kind}, not on its pods"),
+        (
+            "annotations of the controller do not reach its pods: they start without initdata, and nothing says so",
+            &format!("move the annotation to {}", dotted(template)),
+            Who::AppSecurity,
+        ),
+    ))
 }
 
 /// A sealed secret where its content should be: `sealed.<header>.<payload>.<signature>` in what an app

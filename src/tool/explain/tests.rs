@@ -408,7 +408,30 @@ fn the_silent_annotations_are_found() {
     let both = format!("{pod}    io.katacontainers.config.hypervisor.cc_init_data: H4sI\n");
     assert_eq!(ids(&both), Vec::<String>::new());
     let deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: a\n  annotations:\n    io.katacontainers.config.hypervisor.cc_init_data: H4sI\nspec: {template: {metadata: {}}}\n";
-    only(deployment, "annotation-misplaced");
+    let next = only(deployment, "annotation-misplaced").next;
+    assert_eq!(next, "move the annotation to spec.template.metadata.annotations");
+}
+
+#[test]
+fn an_annotation_that_a_cronjobs_pods_do_not_get_is_found() {
+    let annotated = "annotations: {io.katacontainers.config.hypervisor.cc_init_data: H4sI}";
+    let cronjob = |cron: &str, job: &str, pod: &str| {
+        format!(
+            "apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: a, {cron}}}\nspec: {{jobTemplate: {{metadata: {{{job}}}, spec: {{template: {{metadata: {{{pod}}}}}}}}}}}\n"
+        )
+    };
+    for (text, place) in [
+        (cronjob(annotated, "", ""), "metadata.annotations"),
+        (cronjob("", annotated, ""), "spec.jobTemplate.metadata.annotations"),
+    ] {
+        let cause = only(&text, "annotation-misplaced");
+        assert_eq!(cause.place, place);
+        assert_eq!(cause.next, "move the annotation to spec.jobTemplate.spec.template.metadata.annotations");
+    }
+    assert_eq!(ids(&cronjob(annotated, "", annotated)), Vec::<String>::new());
+    let old = annotated.replace("hypervisor", "runtime");
+    let cause = only(&cronjob("", "", &old), "annotation-old");
+    assert_eq!(cause.place, "spec.jobTemplate.spec.template.metadata.annotations");
 }
 
 #[test]
