@@ -197,22 +197,22 @@ fn probe(index: usize, input: &Input, pods: &[Pod]) -> Option<Cause> {
     let told = cause(row, &line.place, quoted(&line.text));
     match whose::probe(kind, index, input, pods) {
         Whose::Ours => Some(told),
-        Whose::Either => Some(perhaps(told, "a container of ours and another one have such a probe")),
+        Whose::Either => Some(perhaps(told, "both countersign's container and another one have such a probe")),
         Whose::Unsaid if ONLY_OURS.contains(&status) => Some(perhaps(told, "nothing here says whose probe failed")),
         Whose::Unsaid | Whose::Others => None,
     }
 }
 
-/// The same, as what it would be.
+/// The same, as what it would be. To find out is for who has the pod.
 fn perhaps(told: Cause, because: &str) -> Cause {
+    let next =
+        "read `kubectl get events -o yaml` for the event's `fieldPath`; if that names countersign's container, it is";
     Cause {
         id: format!("{PERHAPS}{}", told.id),
         order: told.order.saturating_add(PERHAPS_LATER),
         why: format!("{because}; if it is the one on port {HEALTH}, its status says {}: {}", told.id, told.why),
-        next: format!(
-            "read `kubectl get events -o yaml` for the event's `fieldPath`; if that names a container of ours: {}",
-            told.next
-        ),
+        next: format!("{next} for {}: {}", told.who.label(), told.next),
+        who: Who::AppDeveloper,
         ..told
     }
 }

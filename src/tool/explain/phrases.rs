@@ -386,7 +386,7 @@ pub(super) const TABLE: &[Known] = &[
         all: &["invalid peer certificate: Other(", "CaUsedAsEndEntity"],
         any: &[],
         near: &[],
-        why: "a server shows a CA certificate as its own: self-signed by `openssl req -x509` without CA:FALSE; the line does not say which server",
+        why: "a server shows a CA certificate as its own: self-signed by `openssl req -x509` without CA:FALSE; the line does not name the KBS",
         next: "check which server this program called; where it is the KBS, make a CA and a server certificate below it, with CA:FALSE, and put the CA into `cert` of aa.toml and `kbs_cert` of cdh.toml",
         who: Who::AppDeveloper,
     },

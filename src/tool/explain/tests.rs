@@ -310,6 +310,7 @@ fn a_probe_that_may_be_the_apps_is_told_with_an_if() {
         let [cause] = found.as_slice() else { panic!("{status}: {found:?}") };
         assert!(cause.id.starts_with("perhaps-") && cause.why.contains("if it is the one on port 15821"), "{cause:?}");
         assert!(cause.next.starts_with("read `kubectl get events -o yaml`"), "{cause:?}");
+        assert_eq!(cause.who, Who::AppDeveloper, "who has the pod finds out first");
     }
     // Nobody but us is known to send it, and still an app may.
     only(&failed("Startup", 517), "perhaps-policy-denied");
