@@ -151,8 +151,31 @@ fn evidence_is_too_old_by_the_time_it_was_issued_and_not_by_its_exp() {
     scene.now = NOW + 36_000;
     let refused = scene.with(|claims| claims["exp"] = json!(NOW + 360_000)).unwrap_err();
     assert_eq!(refused, Error::Token(ear::Error::Expired));
+    // The verifier's clock may be ahead of ours, by so much.
+    scene.now = NOW - 60;
+    scene.with(|_| {}).unwrap();
     scene.now = NOW - 61;
     assert_eq!(scene.with(|_| {}).unwrap_err(), Error::Token(ear::Error::NotYet));
+}
+
+#[test]
+fn a_submod_that_was_attested_for_another_key_is_refused() {
+    let scene = Scene::new();
+    let with = |runtime: &dyn Fn(&Value) -> Value| {
+        scene.with(|claims| {
+            let cpu = &claims["submods"]["cpu0"]["ear.veraison.annotated-evidence"]["runtime_data_claims"];
+            let evidence = json!({"runtime_data_claims": runtime(cpu)});
+            claims["submods"]["gpu0"] = json!({
+                "ear.status": "affirming", "ear.appraisal-policy-id": "default", "ear.veraison.annotated-evidence": evidence,
+            });
+        })
+    };
+    with(&Value::clone).unwrap();
+    let other = claims(&root("other").public())["submods"]["cpu0"]["ear.veraison.annotated-evidence"].clone();
+    let refused = with(&|_| other["runtime_data_claims"].clone()).unwrap_err();
+    assert_eq!(refused, Error::Token(ear::Error::OtherKey));
+    let none = scene.with_evidence(|evidence| drop(evidence.as_object_mut().unwrap().remove("runtime_data_claims")));
+    assert_eq!(none, Error::Token(ear::Error::NoRuntimeData));
 }
 
 #[test]
