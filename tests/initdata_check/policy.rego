@@ -20,6 +20,7 @@ CreateContainerRequest := {"allowed": true, "ops": [{"op": "add", "path": path, 
     command_is(wanted)
     variables_are(wanted)
     mounts_are(wanted)
+    user_is(wanted)
     path := concat("", ["/pstate/", input.container_id])
 }
 
@@ -47,6 +48,14 @@ mounts_are(wanted) if {
     }
 }
 
+user_is(wanted) if {
+    wanted.OCI.Process.User == input.OCI.Process.User
+}
+
+user_is(wanted) if {
+    not wanted.OCI.Process.User
+}
+
 # As probes of an exec kind need it: the command of the container that was created under this id.
 ExecProcessRequest if {
     some command in policy_data.containers[data.pstate[input.container_id]].exec_commands
@@ -62,7 +71,7 @@ policy_data := {
           "io.kubernetes.cri.image-name": "registry.example/payments/countersign@sha256:1111111111111111111111111111111111111111111111111111111111111111",
           "io.kubernetes.cri.sandbox-name": "^api-[a-z0-9]{5}$"
         },
-        "Process": { "Args": ["/countersign"], "Env": ["COUNTERSIGN_ROLE=init"] },
+        "Process": { "Args": ["/countersign"], "Env": ["COUNTERSIGN_ROLE=init", "COUNTERSIGN_WORKLOAD=api"] },
         "Root": { "Path": "/run/kata-containers/$(bundle-id)/rootfs", "Readonly": true },
         "Mounts": [{ "destination": "/run/countersign", "source": "^$(cpath)/[a-z]{16}-\\d-secrets$" }]
       },
@@ -76,9 +85,16 @@ policy_data := {
           "io.kubernetes.cri.image-name": "registry.example/payments/api@sha256:2222222222222222222222222222222222222222222222222222222222222222",
           "io.kubernetes.cri.sandbox-name": "^api-[a-z0-9]{5}$"
         },
-        "Process": { "Args": ["/api", "--serve"], "Env": ["HOST=127.0.0.1"] },
+        "Process": {
+          "Args": ["/api", "--serve"],
+          "Env": ["HOST=127.0.0.1"],
+          "User": { "UID": 1000, "GID": 1000 },
+          "Capabilities": { "Bounding": ["CAP_CHOWN"] }
+        },
         "Root": { "Path": "/run/kata-containers/$(bundle-id)/rootfs", "Readonly": true },
-        "Mounts": []
+        "Mounts": [
+          { "destination": "/data", "source": "^$(cpath)/[a-z]{16}-\\d-data$", "options": ["rbind", "rprivate", "rw"] }
+        ]
       },
       "storages": [],
       "exec_commands": []

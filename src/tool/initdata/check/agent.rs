@@ -37,6 +37,8 @@ const COMMANDS: [&[&str]; 10] = [
 ];
 /// What our image does by its role: a pattern that lists some of them pins none.
 const ROLES: [&str; 4] = ["init", "sidecar", "diagnose", "issuer"];
+/// What a cluster might put into a variable: a word, a number, an address.
+const TAKEN: [&str; 3] = ["a", "1", "10.0.0.7"];
 /// Most names in one line of the report.
 const MAX_NAMES: usize = 5;
 
@@ -181,14 +183,19 @@ impl Asked<'_> {
             self.exec(&of, &applied(&operations), &request.args(), |args| request.exec(args));
             known.push(request.clone());
         }
-        for container in manifest.into_iter().flat_map(|manifest| &manifest.containers) {
+        let Some(manifest) = manifest else { return };
+        for container in &manifest.containers {
+            let told = |report: &mut Report, rule, what: &str| {
+                report.in_file(rule, &manifest.file, container.line, format!("container `{}`: {what}", container.name));
+            };
             if let Some(what) = self.pod_container(container, &known) {
-                let file = manifest.map(|manifest| manifest.file.clone()).unwrap_or_default();
-                self.report.in_file(
-                    &rules::POD_CONTAINER,
-                    &file,
-                    container.line,
-                    format!("container `{}`: {what}", container.name),
+                told(self.report, &rules::POD_CONTAINER, &what);
+            }
+            if container.env_from {
+                told(
+                    self.report,
+                    &rules::POD_ENV_FROM,
+                    "it takes variables from a whole ConfigMap or Secret (`envFrom`)",
                 );
             }
         }
@@ -284,13 +291,45 @@ impl Asked<'_> {
         if !same || !self.creates(&request.with_image(&container.image)) {
             return Some("the policy was made for another image".to_owned());
         }
-        if container.command.as_ref().is_some_and(|command| !self.creates(&request.with_args(command))) {
+        let own_command = container.command.as_ref().is_none_or(|command| self.creates(&request.with_args(command)));
+        if !own_command || !request.args().ends_with(&container.args) {
             return Some("another command than the policy's".to_owned());
         }
-        let denied = container.env.iter().find(|variable| !self.creates(&request.with_env(variable)))?;
-        let name = denied.split('=').next().unwrap_or_default();
-        Some(format!("the variable `{}` differs from the policy's, or is not in it", printable(name, 63)))
+        let denied = container.env.iter().find(|variable| !self.creates(&request.with_env(variable)));
+        let denied = denied.map(|variable| variable.split('=').next().unwrap_or_default());
+        // What the kubelet will put there is not known: a name of the policy's, or one that a pattern admits.
+        let denied = denied.or_else(|| {
+            container.taken.iter().map(String::as_str).find(|name| {
+                request.value_of(name).is_none()
+                    && !TAKEN.iter().any(|value| self.creates(&request.with_env(&format!("{name}={value}"))))
+            })
+        });
+        if let Some(name) = denied {
+            return Some(format!("the variable `{}` differs from the policy's, or is not in it", printable(name, 63)));
+        }
+        for mount in &container.mounts {
+            let path = printable(&mount.path, 200);
+            match request.mount_at(&mount.path) {
+                None => return Some(format!("the policy has no mount at {path}")),
+                Some(options) if mount.empty_dir && options.contains(&access(!mount.read_only)) => {
+                    return Some(format!("the mount at {path} is not `{}` in the policy", access(mount.read_only)));
+                }
+                Some(_) => {}
+            }
+        }
+        for (key, id) in [("UID", container.user), ("GID", container.group)] {
+            if let Some(id) = id.filter(|id| !self.creates(&request.with_user(key, *id))) {
+                return Some(format!("it runs with the {key} {id}, which is not the policy's"));
+            }
+        }
+        (container.privileged && request.is_privileged() == Some(false))
+            .then(|| "it is privileged, and not in the policy".to_owned())
     }
+}
+
+/// As options of a mount say it.
+fn access(read_only: bool) -> &'static str {
+    if read_only { "ro" } else { "rw" }
 }
 
 fn owned(words: &[&str]) -> Vec<String> {

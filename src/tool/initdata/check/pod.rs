@@ -37,9 +37,29 @@ pub(super) struct Container {
     pub(super) image: String,
     /// `command` and `args`, where the manifest says a command.
     pub(super) command: Option<Vec<String>>,
+    /// `args`, where the manifest leaves the command to the image.
+    pub(super) args: Vec<String>,
     /// Variables with a value in the manifest, `NAME=value`.
     pub(super) env: Vec<String>,
+    /// Names of variables whose value the kubelet takes from elsewhere, or expands.
+    pub(super) taken: Vec<String>,
+    /// Whether variables come from a ConfigMap or a Secret as a whole (`envFrom`).
+    pub(super) env_from: bool,
+    pub(super) mounts: Vec<Mount>,
+    /// `runAsUser` and `runAsGroup`, its own or the pod's.
+    pub(super) user: Option<i64>,
+    pub(super) group: Option<i64>,
+    pub(super) privileged: bool,
     pub(super) line: Option<usize>,
+}
+
+/// A volume in a container.
+#[derive(Debug)]
+pub(super) struct Mount {
+    pub(super) path: String,
+    pub(super) read_only: bool,
+    /// Whether it is an emptyDir: of other kinds the kubelet may decide that they are read-only.
+    pub(super) empty_dir: bool,
 }
 
 /// Reads a manifest and checks what it says of the initdata.
@@ -160,15 +180,52 @@ impl Pod<'_> {
             for container in list.into_iter().flatten() {
                 let text = |name: &str| container.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
                 let image = text("image");
+                let (env, taken) = env(container);
+                let number = |key: &str| self.security(container, key).and_then(Value::as_i64);
                 out.push(Container {
                     name: printable(&text("name"), 63),
                     line: self.line(&image),
                     image,
                     command: command(container),
-                    env: env(container),
+                    args: if texts(container.get("command")).is_empty() {
+                        plain(container.get("args"))
+                    } else {
+                        Vec::new()
+                    },
+                    env,
+                    taken,
+                    env_from: container.get("envFrom").and_then(Value::as_array).is_some_and(|list| !list.is_empty()),
+                    mounts: self.mounts(container),
+                    user: number("runAsUser"),
+                    group: number("runAsGroup"),
+                    privileged: container.pointer("/securityContext/privileged") == Some(&Value::Bool(true)),
                 });
             }
         }
+    }
+
+    /// A key of the container's security context, or of the pod's.
+    fn security<'a>(&'a self, container: &'a Value, key: &str) -> Option<&'a Value> {
+        [container.get("securityContext"), self.template.pointer("/spec/securityContext")]
+            .into_iter()
+            .flatten()
+            .find_map(|context| context.get(key))
+    }
+
+    fn mounts(&self, container: &Value) -> Vec<Mount> {
+        let volumes = self.template.pointer("/spec/volumes").and_then(Value::as_array);
+        let is_empty_dir = |name: &Value| {
+            volumes.into_iter().flatten().any(|v| v.get("name") == Some(name) && v.get("emptyDir").is_some())
+        };
+        let list = container.get("volumeMounts").and_then(Value::as_array).into_iter().flatten();
+        list.filter_map(|mount| {
+            Some(Mount {
+                path: mount.get("mountPath")?.as_str()?.to_owned(),
+                read_only: mount.get("readOnly") == Some(&Value::Bool(true)),
+                empty_dir: mount.get("name").is_some_and(is_empty_dir),
+            })
+        })
+        .collect()
     }
 
     /// The first line that has this text in it: the parser forgets lines.
@@ -189,15 +246,23 @@ fn command(container: &Value) -> Option<Vec<String>> {
     (!command.is_empty() && !all.iter().any(|word| word.contains("$("))).then_some(all)
 }
 
-/// What the kubelet takes from elsewhere (`valueFrom`) or expands is not known here.
-fn env(container: &Value) -> Vec<String> {
-    let list = container.get("env").and_then(Value::as_array);
-    list.into_iter()
-        .flatten()
-        .filter_map(|variable| {
-            let name = variable.get("name")?.as_str()?;
-            let value = variable.get("value")?.as_str()?;
-            (!value.contains("$(")).then(|| format!("{name}={value}"))
-        })
-        .collect()
+/// Words that the kubelet takes as they are; none where it expands one of them.
+fn plain(words: Option<&Value>) -> Vec<String> {
+    let words = texts(words);
+    if words.iter().any(|word| word.contains("$(")) { Vec::new() } else { words }
+}
+
+/// Variables with their values, and the names of those whose value is not known here: the kubelet
+/// takes it from elsewhere (`valueFrom`), or expands it.
+fn env(container: &Value) -> (Vec<String>, Vec<String>) {
+    let (mut known, mut taken) = (Vec::new(), Vec::new());
+    for variable in container.get("env").and_then(Value::as_array).into_iter().flatten() {
+        let Some(name) = variable.get("name").and_then(Value::as_str) else { continue };
+        match variable.get("value").and_then(Value::as_str) {
+            Some(value) if !value.contains("$(") => known.push(format!("{name}={value}")),
+            None if variable.get("valueFrom").is_none() => known.push(format!("{name}=")),
+            _ => taken.push(name.to_owned()),
+        }
+    }
+    (known, taken)
 }

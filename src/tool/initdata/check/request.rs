@@ -161,6 +161,28 @@ impl Request {
         })
     }
 
+    /// The same container under another user, or another group.
+    pub(super) fn with_user(&self, key: &str, id: i64) -> Value {
+        self.with(&format!("/OCI/Process/User/{key}"), |value| *value = id.into())
+    }
+
+    /// Whether its capabilities are those of a privileged container. `None` where it lists none.
+    pub(super) fn is_privileged(&self) -> Option<bool> {
+        let bounding = self.input.pointer("/OCI/Process/Capabilities/Bounding")?.as_array()?;
+        Some(bounding.iter().filter_map(Value::as_str).any(|name| name.ends_with("SYS_ADMIN")))
+    }
+
+    /// The options of what it mounts at this path.
+    pub(super) fn mount_at(&self, path: &str) -> Option<Vec<&str>> {
+        let bare = |path: &str| if path == "/" { path.to_owned() } else { path.trim_end_matches('/').to_owned() };
+        let mounts = self.input.pointer("/OCI/Mounts").and_then(Value::as_array)?;
+        let is_there = |mount: &&Value| {
+            mount.get("destination").and_then(Value::as_str).is_some_and(|other| bare(other) == bare(path))
+        };
+        let options = mounts.iter().find(is_there)?.get("options").and_then(Value::as_array);
+        Some(options.into_iter().flatten().filter_map(Value::as_str).collect())
+    }
+
     /// The same container with one file or directory of the host's choice in the place of another: once
     /// from elsewhere in the guest, once from among what the host shares. With the path that it covers.
     pub(super) fn with_sources(&self) -> Vec<(String, Value)> {

@@ -58,6 +58,11 @@ rules! { IMAGES_RULES
         "The container fails with `CreateContainerRequest is blocked by policy`.",
         "run genpolicy again on exactly this manifest"
     }
+    POD_ENV_FROM "pod-env-from" Warn {
+        "With --pod: a container takes variables from a whole ConfigMap or Secret (`envFrom`), which is not in the manifest.",
+        "Which variables those are is not known here: each that the agent policy does not admit stops the container.",
+        "write the variables into `env`, or give genpolicy the ConfigMap with the pod"
+    }
     POD_PROBE "pod-probe" Refuse {
         "With --pod: a probe goes through the sidecar, and no `[[inbound]]` of the configuration lists its path in `probes`.",
         "The sidecar answers such a probe with 404: the container is never ready, or is restarted for ever.",
