@@ -445,7 +445,7 @@ fn a_connection_that_goes_away_is_replaced() {
 }
 
 fn a_slow_peer_is_504() {
-    let rig = out(FAR, FRIEND, "response_timeout = \"1s\"");
+    let rig = out(FAR, FRIEND, "response_timeout = \"4s\"");
     for h2 in [true, false] {
         let peer = mesh::far(&rig.world, FAR, &rig.friend, h2, |_| vec![Act::Silence]);
         let sidecar = rig.ready();

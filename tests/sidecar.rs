@@ -181,17 +181,17 @@ fn a_missing_app_is_told_as_json_and_comes_back() {
 }
 
 fn a_slow_app_is_504_and_a_slow_upload_is_not() {
-    let inbound = "allow = [\"spiffe://example.org/ns/web/sa/*\"]\nresponse_timeout = \"2s\"";
+    let inbound = "allow = [\"spiffe://example.org/ns/web/sa/*\"]\nresponse_timeout = \"6s\"";
     let rig = Rig::new(&Said { inbound, ..Said::default() });
     let _app = rig.app(|seen| if seen.path == "/slow" { vec![Act::Silence] } else { echo(seen) });
     let _sidecar = rig.ready();
     let mut peer = rig.peer(&rig.friend);
     let reply = peer.get("/slow").unwrap();
     assert_eq!((reply.status, reply.body.contains("app-slow")), (504, true), "{reply:?}");
-    // Four seconds of upload, never two of them silent.
+    // Eight seconds of upload, never six of them silent, not even on a machine that stops for a while.
     peer.write_all(b"POST / HTTP/1.1\r\nhost: api\r\ncontent-length: 8\r\n\r\n").unwrap();
     for byte in b"12345678" {
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(Duration::from_secs(1));
         peer.write_all(&[*byte]).unwrap();
     }
     assert_eq!(peer.reply().unwrap().status, 200);

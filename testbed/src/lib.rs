@@ -71,7 +71,7 @@ pub use world::{ActiveSwap, Cmd, Run, RunningSigner, Volume, World};
 
 pub use rustix::process::Signal;
 
-/// Waits until something holds. Panics, naming it, when it does not within half a minute.
+/// Waits until something holds. Panics, naming it, when it does not within 50 seconds.
 ///
 /// # Panics
 /// When it does not come to hold.
@@ -79,7 +79,7 @@ pub use rustix::process::Signal;
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < std::time::Duration::from_secs(30), "waited in vain until {what}");
+        assert!(begun.elapsed() < std::time::Duration::from_secs(50), "waited in vain until {what}");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }

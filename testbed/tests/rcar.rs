@@ -255,11 +255,11 @@ fn restart_loses_sessions_and_connections() {
     let (world, kbs) = started(Kbs::healthy());
     let mut client = Client::new(&world);
     client.attest(&genoa(), None);
-    kbs.restart(Duration::from_millis(300));
     let begun = Instant::now();
+    kbs.restart(Duration::from_secs(3));
     assert!(client.send("GET", "/healthz", &[], b"").is_empty(), "it is down");
     countersign_testbed::eventually("it is up again", || !client.send("GET", "/healthz", &[], b"").is_empty());
-    assert!(begun.elapsed() > Duration::from_millis(200));
+    assert!(begun.elapsed() >= Duration::from_secs(3));
     assert!(client.get(PATH).is_problem("TokenNotFound"));
     client.attest(&genoa(), None);
     assert_eq!(client.get(PATH).status, 200);

@@ -137,9 +137,9 @@ fn root_can_give_up_its_capabilities() {
 fn a_hanging_command_dies_with_its_children() {
     let world = World::new().unwrap();
     let run =
-        world.run("/bin/sh", &["-c", "sleep 1000 & echo $!; sleep 1000"]).time_limit(Duration::from_millis(300)).run();
+        world.run("/bin/sh", &["-c", "sleep 1000 & echo $!; sleep 1000"]).time_limit(Duration::from_secs(3)).run();
     assert!(run.timed_out && run.code.is_none(), "{}", run.output());
-    assert!(run.elapsed < Duration::from_secs(5), "{}", run.output());
+    assert!(run.elapsed < Duration::from_secs(20), "{}", run.output());
     let child: i32 = run.stdout.trim().parse().expect("a pid");
     until(|| !runs(child), "the command's child lives on");
 }
@@ -240,7 +240,7 @@ fn names_resolve_as_told() {
 }
 
 fn a_late_guest_refuses_connections_first() {
-    let late = Duration::from_millis(300);
+    let late = Duration::from_secs(3);
     let begun = Instant::now();
     let world = World::new().unwrap().guest(GuestApi::healthy().refused_for(late));
     assert!(world.connect("127.0.0.1:8006").is_err(), "refused at first");

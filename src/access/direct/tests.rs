@@ -227,7 +227,7 @@ async fn a_try_that_the_deadline_cuts_short_does_not_hide_the_reason() {
         _ => Reply::Honest,
     })
     .await;
-    let road = road_to(kbs.client(None), Guest::Gives("{}"), Duration::from_millis(700));
+    let road = road_to(kbs.client(None), Guest::Gives("{}"), Duration::from_secs(3));
     let finding = road.fetch(&uri("a"), 100).await.err().unwrap();
     assert_eq!(finding.class, Class::EvidenceRejected, "{finding}");
 }
@@ -236,7 +236,7 @@ async fn a_try_that_the_deadline_cuts_short_does_not_hide_the_reason() {
 async fn a_refused_connection_is_tried_until_the_deadline() {
     let refusing = RefusingPort::new();
     let url = KbsUrl { tls: false, host: "127.0.0.1".to_owned(), port: refusing.port(), prefix: String::new() };
-    let road = road_to(client(&[url], None), Guest::Gives("{}"), Duration::from_millis(300));
+    let road = road_to(client(&[url], None), Guest::Gives("{}"), Duration::from_secs(3));
     let finding = road.fetch(&uri("a"), 100).await.err().unwrap();
     assert_eq!((finding.class, road.attestations()), (Class::Unreachable, 0));
     assert!(finding.saw.contains("refuses connections") && finding.saw.contains("until the deadline"), "{finding}");
@@ -246,7 +246,7 @@ async fn a_refused_connection_is_tried_until_the_deadline() {
 async fn a_guest_without_evidence_is_class_71_and_told_to_all() {
     let kbs = TestKbs::honest().await;
     for (guest, budget) in
-        [(Guest::Fails, BUDGET), (Guest::Gives("{} {}"), BUDGET), (Guest::Hangs, Duration::from_millis(300))]
+        [(Guest::Fails, BUDGET), (Guest::Gives("{} {}"), BUDGET), (Guest::Hangs, Duration::from_secs(3))]
     {
         let road = road_to(kbs.client(None), guest, budget);
         for result in many(&road, 5).await {

@@ -38,17 +38,21 @@ impl Probe {
         })
     }
 
-    /// Until it succeeds. Asked more often than the manifest says, for as long as it says.
+    /// Until it succeeds. Asked more often than the manifest says, for as long as it says from the first answer on:
+    /// how long a container takes to start is the machine's.
     pub(super) fn wait(&self, world: &World, limit: Duration) -> io::Result<()> {
-        let begun = Instant::now();
+        let (begun, mut answered) = (Instant::now(), None);
         let allowed = limit.min(self.period.saturating_mul(u32::try_from(self.failures).unwrap_or(u32::MAX)));
         loop {
             let last = match self.ask(world) {
                 Ok(status) if (200..400).contains(&status) => return Ok(()),
-                Ok(status) => format!("HTTP probe failed with statuscode: {status}"),
+                Ok(status) => {
+                    answered.get_or_insert_with(Instant::now);
+                    format!("HTTP probe failed with statuscode: {status}")
+                }
                 Err(error) => error.to_string(),
             };
-            if begun.elapsed() > allowed {
+            if begun.elapsed() > limit || answered.is_some_and(|first: Instant| first.elapsed() > allowed) {
                 return Err(other(format!("{}: {} {last}", self.container, self.path)));
             }
             std::thread::sleep(Duration::from_millis(20));

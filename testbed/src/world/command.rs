@@ -18,7 +18,7 @@ use crate::roles::{self, Who};
 
 /// How long a command may take unless the test says otherwise. Every wait of the product that a
 /// test meets is shorter by design; a test that needs more says so.
-const TIME_LIMIT: Duration = Duration::from_secs(30);
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often a running child is looked at. std has no wait with a time limit, and `SIGCHLD` would
 /// belong to the whole test process.
