@@ -6,7 +6,7 @@
 use countersign_testbed::endorser::{Endorser, Page, RunningEndorser};
 use countersign_testbed::kbs::Kbs;
 use countersign_testbed::pki::Ca;
-use countersign_testbed::tee::{Certificates, Guest, SnpGuest, TdxGuest, Vendor, hex};
+use countersign_testbed::tee::{Certificates, Guest, Lie, SnpGuest, Tcb, TdxGuest, Vendor, hex};
 use countersign_testbed::vectors;
 use countersign_testbed::world::{Run, World};
 use serde_json::Value;
@@ -16,6 +16,7 @@ countersign_testbed::main! {
     a_vcek_and_the_list_are_fetched_by_chip_and_tcb,
     turins_path_has_the_short_chip_id_and_the_fifth_part,
     what_the_report_came_with_is_not_fetched_again,
+    another_chips_or_tcbs_vcek_is_told_as_such_and_replaced,
     a_list_that_came_along_only_accuses,
     a_list_that_came_along_is_replaced_by_the_servers,
     a_report_that_hides_its_line_is_asked_for_by_each,
@@ -133,6 +134,58 @@ fn what_the_report_came_with_is_not_fetched_again() {
     assert_eq!(paths(&server), ["/vcek/v1/Genoa/crl"]);
     desk.verify(&guest, &["--kds", &server.url(), "--crl", &list]).0.expect_code(0);
     assert_eq!(server.count(), 1);
+}
+
+/// Evidence with these certificates in the host's table.
+fn tabled(guest: &SnpGuest, certificates: &[Vec<u8>]) -> String {
+    let mut evidence = guest.evidence(&DATA);
+    let entries: Vec<_> =
+        certificates.iter().map(|der| serde_json::json!({"cert_type": "VCEK", "data": der})).collect();
+    evidence["cert_chain"] = Value::from(entries);
+    evidence.to_string()
+}
+
+/// A key is a chip's at a TCB: what a host hands out that has updated its firmware, or moved a guest, and
+/// kept the certificate.
+fn another_chips_or_tcbs_vcek_is_told_as_such_and_replaced() {
+    let (desk, guest) = (Desk::new(), SnpGuest::genoa());
+    let vendor = &guest.vendor;
+    let right = vendor.vcek(&guest.chip_id, guest.tcb);
+    let older = vendor.vcek(&guest.chip_id, Tcb { snp: guest.tcb.snp - 1, ..guest.tcb });
+    let other = vendor.vcek(&[0xc2; 64], guest.tcb);
+    let file = desk.file("vcek.der", &right);
+    for (shown, saw) in [
+        (vec![older.clone()], "reports another TCB than the one that the key's certificate is for"),
+        (vec![other.clone()], "has another chip id than the key's certificate"),
+        (vec![older.clone(), other.clone()], "comes with more than one VCEK or VLEK"),
+        (vec![b"<html>".to_vec()], "comes with a certificate that cannot be read"),
+        (vec![Vendor::new().vcek(&guest.chip_id, guest.tcb)], "no trusted root of AMD's vouches for"),
+    ] {
+        let shown = tabled(&guest, &shown);
+        let (run, document) = desk.verify_shown(&guest, &shown, &[]);
+        run.expect_code(79);
+        let finding = &document["finding"];
+        assert!(finding["saw"].as_str().unwrap().contains(saw), "{document:#}");
+        assert!(!finding["next"].as_str().unwrap().contains("take evidence anew"), "{document:#}");
+        // The right one takes their place, from a file and from the server.
+        desk.verify_shown(&guest, &shown, &["--certificates", &file]).0.expect_code(0);
+        let server = Endorser::kds(&guest, "Genoa").on_loopback();
+        let (run, document) = desk.verify_shown(&guest, &shown, &["--kds", &server.url()]);
+        run.expect_code(0);
+        assert_eq!(said(&document, "fetch.vcek").0, "held", "{document:#}");
+    }
+    // A wrong one that was given does not count because a right one came along; and the server's does.
+    let wrong = desk.file("wrong.der", &older);
+    let (run, document) = desk.verify(&guest, &["--certificates", &wrong]);
+    run.expect_code(79);
+    assert!(document["finding"]["saw"].as_str().unwrap().contains("reports another TCB"), "{document:#}");
+    let server = Endorser::kds(&guest, "Genoa").on_loopback();
+    desk.verify(&guest, &["--certificates", &wrong, "--kds", &server.url()]).0.expect_code(0);
+    // A report that was changed is told as that: its certificate is the right one.
+    let changed = guest.clone().lying(Lie::Tampered).evidence(&DATA).to_string();
+    let (run, document) = desk.verify_shown(&guest, &changed, &[]);
+    run.expect_code(79);
+    assert!(document["finding"]["saw"].as_str().unwrap().contains("a signature that does not hold"), "{document:#}");
 }
 
 /// Evidence with this list in the host's table.

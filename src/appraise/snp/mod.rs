@@ -16,7 +16,7 @@ use crate::evidence::snp::{Generation, Report, Tcb};
 use crate::formats::x509::{EC, P384, key_kind, may_issue, read, signature_holds, valid};
 pub use roots::{MAX_CERTIFICATE, MAX_CERTIFICATES, Roots, RootsError};
 pub use vek::KeyKind;
-use vek::{Vek, common_name};
+use vek::{Vek, common_name, is_chip};
 
 /// Bit 1 of `KEY_INFO`: the chip's id is masked (ABI table 23).
 const MASK_CHIP_KEY: u32 = 1 << 1;
@@ -132,6 +132,29 @@ pub struct KeyCertificate {
     pub tcb: Tcb,
     /// The cloud that a VLEK names.
     pub csp: Option<String>,
+    /// The chip that a VCEK is for, 8 or 64 bytes.
+    hwid: Option<Vec<u8>>,
+}
+
+impl KeyCertificate {
+    /// Whether it can be the one of the key that signed this report: of its line, of the kind that the
+    /// report says, for its chip and its TCB. The signature is another question.
+    ///
+    /// AMD derives a key from chip and TCB, so a certificate that is another chip's, or from before an
+    /// update, shows as a signature that does not hold. This says why.
+    pub fn is_for(&self, report: &Report) -> Result<(), Error> {
+        if let (Some(says), Some(is)) = (report.generation(), self.generation)
+            && says != is
+        {
+            return Err(Error::Line);
+        }
+        check_kind(report, self.kind)?;
+        let chip = self.hwid.as_deref().filter(|_| !hidden(report));
+        if chip.is_some_and(|hwid| !is_chip(hwid, &report.chip_id)) {
+            return Err(Error::Hwid);
+        }
+        if report.reported_tcb == self.tcb { Ok(()) } else { Err(Error::Tcb) }
+    }
 }
 
 /// Whether the VCEK or VLEK among these certificates leads to a root, at `now`, seconds since 1970.
@@ -140,7 +163,8 @@ pub fn key_certificate(certificates: &[Vec<u8>], roots: &Roots, now: u64) -> Res
     let key = endorsed(&certificates, roots)?;
     check_time(key.vek, now)?;
     check_authorities(&key, now)?;
-    Ok(KeyCertificate { kind: key.facts.kind, generation: key.generation, tcb: key.facts.tcb, csp: key.facts.csp })
+    let Vek { kind, tcb, hwid, csp } = key.facts;
+    Ok(KeyCertificate { kind, generation: key.generation, tcb, csp, hwid })
 }
 
 /// Whether a report is genuine at `now`, seconds since 1970.

@@ -78,10 +78,14 @@ impl Vek {
 
     /// Whether it is for this chip. The report's field is wider than a short id.
     pub(super) fn is_for(&self, chip_id: &[u8; LONG_ID]) -> bool {
-        let Some(hwid) = &self.hwid else { return false };
-        let (ours, rest) = chip_id.split_at_checked(hwid.len()).unwrap_or((&[], chip_id));
-        ours == hwid.as_slice() && rest.iter().all(|byte| *byte == 0)
+        self.hwid.as_deref().is_some_and(|hwid| is_chip(hwid, chip_id))
     }
+}
+
+/// Whether a certificate's chip id, 8 or 64 bytes, is the report's.
+pub(super) fn is_chip(hwid: &[u8], chip_id: &[u8; LONG_ID]) -> bool {
+    let (ours, rest) = chip_id.split_at_checked(hwid.len()).unwrap_or((&[], chip_id));
+    ours == hwid && rest.iter().all(|byte| *byte == 0)
 }
 
 /// The one common name of the subject.

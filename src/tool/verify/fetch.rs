@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
-use super::beside::Beside;
+use super::beside::{Beside, has_key};
 use super::usage;
 use crate::appraise::check::Check;
 use crate::appraise::{snp, tdx};
@@ -20,7 +20,6 @@ use crate::evidence::snp::{Generation, Report};
 use crate::evidence::tdx::Quote;
 use crate::evidence::{kds, pcs};
 use crate::finding::Finding;
-use crate::formats::x509;
 use crate::kbs::endorsements::{Missing, Server};
 use crate::ports::files::{MAX_CERTIFICATES, read};
 
@@ -66,7 +65,7 @@ impl Source {
     }
 }
 
-/// The VCEK, where it is not there, and AMD's list, unless it is ours already: one that came along is
+/// The VCEK, where there is none that fits, and AMD's list, unless it is ours already: one that came along is
 /// whichever somebody chose. Says of each what came of it.
 pub(super) fn snp(
     report: &Report,
@@ -83,10 +82,10 @@ pub(super) fn snp(
             // A report of version 2 does not name its line: those lines that have such firmware.
             lines = vec![Generation::Milan, Generation::Genoa];
         }
-        if !has_key(&beside.certificates) {
+        if !beside.fits(report, roots, now) {
             told.push(match vcek(source, report, &mut lines, until).await {
                 Ok(der) => {
-                    beside.certificates.push(der);
+                    beside.add(vec![der]);
                     Check::held("fetch.vcek", format!("fetched from {url}"))
                 }
                 Err(why) => Check::not_checked("fetch.vcek", why),
@@ -111,11 +110,6 @@ pub(super) fn snp(
 
 const NO_LIST: &str =
     "the server answers with something that is no list: check that the URL is AMD's, or a cache of it";
-
-fn has_key(certificates: &[Vec<u8>]) -> bool {
-    let key = |der: &Vec<u8>| x509::read(der).is_some_and(|certificate| snp::KeyKind::of(&certificate).is_some());
-    certificates.iter().any(key)
-}
 
 /// The chip's certificate at the reported TCB. `lines` is what is left of them.
 async fn vcek(

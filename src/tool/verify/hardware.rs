@@ -156,7 +156,7 @@ fn snp_next(error: snp::Error) -> &'static str {
             "take evidence anew in the guest; to judge it as of another time, give --at"
         }
         E::Tcb | E::Hwid | E::Kind | E::Line => {
-            "fetch the VCEK for this report's chip id and REPORTED_TCB, and give it with --certificates"
+            "give --certificates the VCEK for this report's chip id and REPORTED_TCB, or --kds the server to fetch it from; a VLEK only the cloud has"
         }
         E::Crl | E::CrlTime => {
             "fetch AMD's list for this line of processors anew (kdsintf.amd.com, /vcek/v1/<line>/crl), and give it with --crl"

@@ -118,9 +118,9 @@ fn judge(ports: &Ports, arguments: &cli::Verify, question: &Question<'_>) -> Res
     match found {
         Shown::Snp(evidence) => {
             let mut beside = Beside::shown(evidence.certificates, evidence.crl);
-            for path in &arguments.certificates {
-                beside.certificates.extend(files::certificates(path)?);
-            }
+            let given: Result<Vec<_>, _> =
+                arguments.certificates.iter().map(|path| files::certificates(path)).collect();
+            beside.add(given?.concat());
             if let Some(path) = &arguments.crl {
                 beside.set_list(certificate::read_crl(path)?, "is that of --crl");
             }
