@@ -222,6 +222,7 @@ struct Members {
     cc_eventlog: Present,
     tpm_quote: Present,
     hcl_report: Present,
+    report: Present,
     ak_public: Present,
     tcb_info: Present,
     submods: Present,
@@ -250,7 +251,8 @@ fn members(text: &str, outer: bool) -> Result<Shown, Error> {
     if found.attestation_report.0 {
         return Ok(Shown::Snp(Box::new(trustee::read_snp(bytes).map_err(Error::Evidence)?)));
     }
-    if found.hcl_report.0 {
+    // Before it had versions it was `{quote, report, vcek}`.
+    if found.hcl_report.0 || (found.quote.0 && found.report.0) {
         return Ok(Shown::Other(Other::AzureVtpm));
     }
     if found.tpm_quote.0 || found.ak_public.0 {
@@ -367,6 +369,7 @@ mod tests {
         for (text, other) in [
             (r#"{"svn":"1","report_data":""}"#, Other::Sample),
             (r#"{"version":2,"tpm_quote":{},"hcl_report":"","vcek":""}"#, Other::AzureVtpm),
+            (r#"{"quote":{"message":[],"pcrs":[],"signature":[]},"report":[1,2],"vcek":""}"#, Other::AzureVtpm),
             (r#"{"token":[1,2]}"#, Other::Cca),
             (r#"{"submods":{}}"#, Other::Claims),
             (r#"{"tcb_info":"{}"}"#, Other::Collateral),

@@ -5,7 +5,7 @@
 
 use aws_lc_rs::digest;
 
-use super::{Algorithm, Initdata};
+use super::Initdata;
 
 /// Bytes of `HOST_DATA` in a report of SEV-SNP.
 pub const HOST_DATA_LEN: usize = 32;
@@ -33,12 +33,14 @@ impl Initdata {
 
     /// PCR 8 of Azure's vTPM, extended once from zero. `None` unless the algorithm is sha256.
     pub fn azure_pcr8(&self) -> Option<[u8; 32]> {
-        (self.algorithm() == Algorithm::Sha256).then(|| {
-            let mut extended = vec![0; 32];
-            extended.extend(self.digest());
-            fitted(digest::digest(&digest::SHA256, &extended).as_ref())
-        })
+        azure_pcr8(&self.digest())
     }
+}
+
+/// PCR 8 of Azure's vTPM, extended once from zero with this digest. `None` unless it is one of sha256.
+pub fn azure_pcr8(initdata: &[u8]) -> Option<[u8; 32]> {
+    (initdata.len() == digest::SHA256_OUTPUT_LEN)
+        .then(|| fitted(digest::digest(&digest::SHA256, &[&[0; 32], initdata].concat()).as_ref()))
 }
 
 /// A digest as a field of `width` bytes holds it.

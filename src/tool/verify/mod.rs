@@ -181,9 +181,13 @@ fn not_judged(other: Other) -> Finding {
         Other::Sample => finding
             .why("no hardware stands behind it")
             .next("run the pod with a confidential runtimeClass, and take the evidence there"),
-        Other::AzureVtpm | Other::Tpm | Other::Cca | Other::Sgx => finding
+        Other::AzureVtpm => finding
             .why("this build does not judge it; Trustee does")
             .next("give `countersign verify` the attestation token that Trustee makes of it, with --roots")
+            .who(Who::AppSecurity),
+        Other::Tpm | Other::Cca | Other::Sgx => finding
+            .why("this build does not judge it; Trustee does")
+            .next("give `countersign verify` the attestation token that Trustee makes of it, with --roots: it tells the verdict, and what must run there only Trustee's policy can hold it to")
             .who(Who::AppSecurity),
         Other::TdReport => finding
             .why("it carries a code that only the processor which made it can check")
