@@ -22,6 +22,7 @@ use serde_json::json;
 countersign_testbed::main! {
     a_caller_is_cut_when_its_evidence_is_max_age_old [GuestPort, Namespaces, Memory],
     a_peer_that_was_called_is_cut_when_its_evidence_is_max_age_old [GuestPort, Namespaces, Memory],
+    a_pod_whose_own_evidence_is_too_old_for_peers_is_not_ready [GuestPort, Namespaces, Memory],
 }
 
 /// Where `api` is called with HTTP, and where `web`'s app dials for that. `IN` and `OUT` are for bytes.
@@ -187,4 +188,23 @@ fn a_peer_that_was_called_is_cut_when_its_evidence_is_max_age_old() {
     renew(&scene, &api, API_METRICS);
     assert_eq!((scene.through().unwrap(), ask(&scene).status), (200, 200), "{}", web.said());
     assert_eq!((dialled(OUT, "connected"), dialled(OUT_HTTP, "connected")), (2, before + 1), "newly proven");
+}
+
+fn a_pod_whose_own_evidence_is_too_old_for_peers_is_not_ready() {
+    let (scene, pod, _) = pods();
+    let api = scene.start_ahead(&pod, AHEAD);
+    let ready = || mesh::status(&scene.world, API_HEALTH, "/readyz");
+    // It cannot be renewed; its certificate is good for years.
+    scene.kbs.set_resource("payments/mesh/pins", "{}");
+    let failed = "countersign_certificate_renewal_failures_total{class=\"content-refused\"}";
+    eventually("a renewal fails", || {
+        let _ = api.signal(Signal::HUP);
+        scene.metric(API_METRICS, failed) > 0
+    });
+    eventually("it is not ready, for that reason", || ready() == 505);
+    scene.pin(1, |peers| peers[API]["init_data"] = json!([hex(&pod.document.digest())]));
+    eventually("it is ready again", || {
+        let _ = api.signal(Signal::HUP);
+        ready() == 200
+    });
 }

@@ -157,7 +157,8 @@ impl<A> DeskKeeper<A> {
             self.served.send_replace(Some(Arc::new(served)));
         }
         self.desks.send_replace(Some(Arc::new(desk)));
-        self.health.renewed(until);
+        // Its evidence is for requesters that demand some. How old that may be is theirs to say, and to judge.
+        self.health.renewed(until, None);
         self.metrics.renewed(until);
         tracing::info!(lives_s = until.saturating_sub(self.clock.now()), "CA, roots and pins read");
         until

@@ -149,8 +149,7 @@ impl<A: Attest> Keeper<A> {
                 let prover = self.served.borrow().as_ref().and_then(|served| served.prover.clone());
                 let served = refresh(&self.terms, &attested, leaf, prover, &self.clock).await?;
                 tracing::debug!("roots and allow-lists read again");
-                self.served.send_replace(Some(Arc::new(served)));
-                self.health.renewed(leaf.until());
+                self.serve(leaf, served);
                 Ok(Arc::clone(leaf))
             }
         };
@@ -161,9 +160,15 @@ impl<A: Attest> Keeper<A> {
         }
     }
 
-    fn publish(&self, leaf: &Arc<Leaf>, served: Served, what: &'static str) {
+    fn serve(&self, leaf: &Leaf, served: Served) {
+        let issued = served.prover.as_ref().map(|prover| prover.issued_at());
+        let evidence = issued.zip(self.terms.max_age()).map(|(at, most)| at.saturating_add(most.as_secs()));
         self.served.send_replace(Some(Arc::new(served)));
-        self.health.renewed(leaf.until());
+        self.health.renewed(leaf.until(), evidence);
+    }
+
+    fn publish(&self, leaf: &Arc<Leaf>, served: Served, what: &'static str) {
+        self.serve(leaf, served);
         self.metrics.renewed(leaf.until());
         let lives = leaf.until().saturating_sub(self.clock.now());
         let id = leaf.id().map_or_else(|| "-".to_owned(), ToString::to_string);

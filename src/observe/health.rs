@@ -23,9 +23,11 @@ pub struct Health {
 struct State {
     /// When the certificate ends, seconds since 1970.
     until: Option<u64>,
+    /// When what peers are shown beside it is too old for them, where they demand it.
+    evidence: Option<u64>,
     listening: bool,
     draining: bool,
-    /// Why the last renewal failed. Counts only once the certificate has ended.
+    /// Why the last renewal failed. Counts only once the certificate has ended, or the evidence.
     renewal: Option<Class>,
     /// What stands against serving, by who noticed.
     problems: BTreeMap<&'static str, Class>,
@@ -57,14 +59,16 @@ impl Health {
     /// For a pod that shows no certificate: it has nobody to serve.
     pub fn idle(clock: &Clock) -> Arc<Self> {
         let health = Self::new(clock);
-        health.renewed(u64::MAX);
+        health.renewed(u64::MAX, None);
         health
     }
 
-    /// A certificate is served until then.
-    pub fn renewed(&self, until: u64) {
+    /// A certificate is served until then. `evidence`: from when on peers that demand evidence find ours too old,
+    /// where they do. Both in seconds since 1970.
+    pub fn renewed(&self, until: u64, evidence: Option<u64>) {
         let mut state = self.lock();
         state.until = Some(until);
+        state.evidence = evidence;
         state.renewal = None;
     }
 
@@ -112,8 +116,11 @@ impl Health {
         if let Some(class) = state.problems.values().next() {
             return of(*class);
         }
+        let ended = |until: u64| self.clock.now() >= until;
         match state.until {
-            Some(until) if self.clock.now() >= until => of(state.renewal.unwrap_or(Class::Certificate)),
+            Some(until) if ended(until) => of(state.renewal.unwrap_or(Class::Certificate)),
+            // Every peer that demands evidence would refuse this pod, and it them: callers have better ones.
+            Some(_) if state.evidence.is_some_and(ended) => of(state.renewal.unwrap_or(Class::NoEvidence)),
             Some(_) if state.listening => OK,
             _ => STARTING,
         }
@@ -171,14 +178,14 @@ mod tests {
         let seconds = Arc::new(AtomicU64::new(NOW));
         let health = Health::new(&at(&seconds));
         assert_eq!((health.startup(), health.ready()), (STARTING, STARTING));
-        health.renewed(NOW + 10);
+        health.renewed(NOW + 10, None);
         assert_eq!(health.ready(), STARTING);
         health.listening();
         assert_eq!((health.startup(), health.ready()), (OK, OK));
         seconds.store(NOW + 10, Ordering::Relaxed);
         assert_eq!(health.ready(), of(Class::Certificate));
         assert_eq!(health.startup(), OK, "a pod that has started is not started again for it");
-        health.renewed(NOW + 20);
+        health.renewed(NOW + 20, None);
         assert_eq!(health.ready(), OK);
         health.draining();
         assert_eq!(health.ready(), DRAINING);
@@ -189,7 +196,7 @@ mod tests {
         let seconds = Arc::new(AtomicU64::new(NOW));
         let health = Health::new(&at(&seconds));
         health.listening();
-        health.renewed(NOW + 10);
+        health.renewed(NOW + 10, None);
         health.renewal_failed(Class::Unreachable);
         assert_eq!(health.ready(), OK);
         seconds.store(NOW + 11, Ordering::Relaxed);
@@ -197,10 +204,26 @@ mod tests {
     }
 
     #[test]
+    fn evidence_that_is_too_old_for_peers_makes_the_pod_not_ready() {
+        let seconds = Arc::new(AtomicU64::new(NOW));
+        let health = Health::new(&at(&seconds));
+        health.listening();
+        health.renewed(NOW + 100, Some(NOW + 10));
+        seconds.store(NOW + 9, Ordering::Relaxed);
+        assert_eq!(health.ready(), OK);
+        seconds.store(NOW + 10, Ordering::Relaxed);
+        assert_eq!(health.ready(), of(Class::NoEvidence));
+        health.renewal_failed(Class::Unreachable);
+        assert_eq!(health.ready(), of(Class::Unreachable), "what keeps it from being renewed");
+        health.renewed(NOW + 100, Some(NOW + 20));
+        assert_eq!(health.ready(), OK);
+    }
+
+    #[test]
     fn a_problem_is_news_once_and_ends() {
         let health = Health::new(&at(&Arc::new(AtomicU64::new(NOW))));
         health.listening();
-        health.renewed(NOW + 10);
+        health.renewed(NOW + 10, None);
         assert!(health.problem("ram", Some(Class::Destination)));
         assert!(!health.problem("ram", Some(Class::Destination)));
         assert_eq!(health.ready().status, 513);

@@ -42,6 +42,7 @@ pub struct Attested {
     ear: Zeroizing<String>,
     key: EcdsaKeyPair,
     verdict: Status,
+    issued_at: u64,
     reports: Option<Arc<Reports>>,
 }
 
@@ -86,7 +87,7 @@ impl Attested {
         if !attested.is_same_key(&public) {
             return Err(Error::OtherKey);
         }
-        Ok(Self { key, verdict: claims.worst(), ear, reports })
+        Ok(Self { key, verdict: claims.worst(), issued_at: claims.issued_at, ear, reports })
     }
 
     /// The attestation result: for peers that are known, and for nobody else.
@@ -134,6 +135,11 @@ impl Prover {
     /// The attestation result: for peers that are known, and for nobody else.
     pub fn ear(&self) -> &str {
         self.attested.ear()
+    }
+
+    /// When the attestation result was issued, seconds since 1970: peers refuse it when it is too old.
+    pub fn issued_at(&self) -> u64 {
+        self.attested.issued_at
     }
 
     /// Whether the verifier's verdict is good. Peers refuse any other.
