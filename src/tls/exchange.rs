@@ -10,18 +10,22 @@
 //! A server that cannot tell who calls except by evidence wants the caller's first, and shows its own
 //! only then: chip ids and initdata are for members. Whoever calls has chosen whom.
 
+mod proof;
+
 use std::io;
 
 use aws_lc_rs::rand;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::demand::Shown;
 use super::peer::{Known, Reason, VerifiedPeer};
 use super::prover::{Proof, Prover, Unshown};
 use super::trust::Door;
 use crate::appraise::peer::Proven;
-use crate::formats::frames::{self, HEAD, Head, Hello, Kind, SIGNATURE};
+use crate::formats::frames::{self, HEAD, Head, Hello, Kind};
 use crate::formats::statement::{EXPORTER_LABEL, LENGTH, Purpose, Statement};
+pub use proof::Came;
+use proof::read_behind;
+pub(super) use proof::{First, PROOF, read_first, read_proof};
 
 /// ALPN ids of protocols that begin with this exchange, by what follows it.
 pub const OURS_H2: &[u8] = b"countersign/1+h2";
@@ -196,14 +200,14 @@ pub(super) async fn verify<S: Session>(
     if side.door.demand().is_none() {
         return Ok(None);
     }
-    let first = read(session, &PROOF).await?;
+    let first = read_first(session, &PROOF).await?;
     verify_behind(session, first, side, ours, purpose).await
 }
 
 /// The same, of a proof whose first frame has come.
 pub(super) async fn verify_behind<S: Session>(
     session: &mut S,
-    first: (Kind, Vec<u8>),
+    first: First,
     side: &Side<'_>,
     ours: &Hello,
     purpose: Purpose,
@@ -214,42 +218,6 @@ pub(super) async fn verify_behind<S: Session>(
     let leaf = side.known.leaf().ok_or(Failure::Refused(Reason::BadCertificate))?;
     let expected = Statement { purpose, leaf, nonce: ours.nonce, exporter };
     demand.judge(&side.known, &proof.shown(), &expected).map(Some).map_err(Failure::Unproven)
-}
-
-/// What a proof begins with, or is.
-pub(super) const PROOF: [Kind; 2] = [Kind::Ear, Kind::Decline];
-
-/// A proof as it came: nothing of it is judged.
-pub struct Came {
-    ear: String,
-    statement: Vec<u8>,
-    signature: [u8; SIGNATURE],
-    report: Option<Vec<u8>>,
-}
-
-impl Came {
-    /// For whoever judges it.
-    pub fn shown(&self) -> Shown<'_> {
-        Shown { ear: &self.ear, statement: &self.statement, signature: &self.signature, report: self.report.as_deref() }
-    }
-}
-
-/// `report`: whether a fresh report was demanded with it.
-pub(super) async fn read_proof<S: Session>(session: &mut S, report: bool) -> Result<Came, Failure> {
-    let first = read(session, &PROOF).await?;
-    read_behind(session, first, report).await
-}
-
-async fn read_behind<S: Session>(session: &mut S, (kind, ear): (Kind, Vec<u8>), report: bool) -> Result<Came, Failure> {
-    if kind == Kind::Decline {
-        return Err(Failure::Declined);
-    }
-    let ear = String::from_utf8(ear).map_err(|_| Failure::Text)?;
-    let (_, statement) = read(session, &[Kind::Statement]).await?;
-    let (_, signature) = read(session, &[Kind::Signature]).await?;
-    let signature = signature.try_into().map_err(|_| Failure::Frame(frames::Error::Length))?;
-    let report = if report { Some(read(session, &[Kind::Report]).await?.1) } else { None };
-    Ok(Came { ear, statement, signature, report })
 }
 
 /// Shows what we have, to a peer that is known; `false` where we have nothing. `theirs` is the hello that it
@@ -290,12 +258,20 @@ pub(super) async fn read_hello<S: Session>(session: &mut S, ours: &Hello) -> Res
 }
 
 pub(super) async fn read<S: Session>(session: &mut S, expected: &[Kind]) -> Result<(Kind, Vec<u8>), Failure> {
+    let Head { kind, length } = read_head(session, expected).await?;
+    Ok((kind, read_payload(session, length).await?))
+}
+
+async fn read_head<S: Session>(session: &mut S, expected: &[Kind]) -> Result<Head, Failure> {
     let mut head = [0; HEAD];
     session.read_exact(&mut head).await?;
-    let Head { kind, length } = Head::parse(head, expected).map_err(Failure::Frame)?;
+    Head::parse(head, expected).map_err(Failure::Frame)
+}
+
+async fn read_payload<S: Session>(session: &mut S, length: usize) -> Result<Vec<u8>, Failure> {
     let mut payload = vec![0; length];
     session.read_exact(&mut payload).await?;
-    Ok((kind, payload))
+    Ok(payload)
 }
 
 pub(super) async fn write<S: Session>(session: &mut S, kind: Kind, payload: &[u8]) -> Result<(), Failure> {

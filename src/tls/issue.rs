@@ -19,7 +19,8 @@ use tokio::io::AsyncWriteExt as _;
 use x509_parser::parse_x509_certificate;
 
 use super::exchange::{
-    self, Came, Failure, Session, Side, decline, nonce, prove, read, read_hello, verify_behind, write,
+    self, Came, Failure, First, Session, Side, decline, nonce, prove, read, read_first, read_hello, verify_behind,
+    write,
 };
 use super::prover::{Attested, Prover, Unshown};
 use crate::formats::csr::{self, RequestedKey};
@@ -128,20 +129,19 @@ pub async fn ask<S: Session>(
     };
     // From whom it does not believe a requester takes no certificate.
     side.door.admit(side.known, proven).map_err(Failure::Refused)?;
-    let (_, chain) = unless_refused(session, &[Kind::Chain]).await?;
+    let chain = unless_refused(session, &[Kind::Chain]).await?.payload;
     split(&chain).ok_or(NotGiven::Chain)
 }
 
 /// A frame of these kinds, where the issuer does not refuse.
-async fn unless_refused<S: Session>(session: &mut S, kinds: &[Kind]) -> Result<(Kind, Vec<u8>), NotGiven> {
+async fn unless_refused<S: Session>(session: &mut S, kinds: &[Kind]) -> Result<First, NotGiven> {
     let kinds: Vec<Kind> = kinds.iter().copied().chain([Kind::Refusal]).collect();
-    match read(session, &kinds).await? {
-        (Kind::Refusal, code) => {
-            let refused = code.first().copied().and_then(Refused::of);
-            Err(NotGiven::Refused(refused.ok_or(Failure::Frame(frames::Error::Kind))?))
-        }
-        came => Ok(came),
+    let came = read_first(session, &kinds).await?;
+    if came.kind != Kind::Refusal {
+        return Ok(came);
     }
+    let refused = came.payload.first().copied().and_then(Refused::of);
+    Err(NotGiven::Refused(refused.ok_or(Failure::Frame(frames::Error::Kind))?))
 }
 
 /// The issuer's side, up to the request: it shows nothing. `report`: whether a requester must show a fresh

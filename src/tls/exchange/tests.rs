@@ -12,6 +12,7 @@ use super::testing::*;
 use super::*;
 use crate::appraise::peer::Error as Unproven;
 use crate::formats::statement;
+use crate::tls::demand::Shown;
 use crate::tls::trust::Calls;
 
 /// The exchange as it would be if statements did not bind the session: what others have shipped. Lives
@@ -386,6 +387,33 @@ async fn an_attestation_result_of_64_kib_is_taken_and_one_of_10_mib_is_never_rea
     web.unwrap();
     let text = "x".repeat(10 * 1024 * 1024);
     assert_eq!(frames::write(Kind::Ear, text.as_bytes()), None, "nor sent");
+}
+
+#[tokio::test]
+async fn large_attestation_results_are_read_by_turns_and_hold_up_no_usual_one() {
+    let usual = Pair::new(By::Both);
+    let mut large = Pair::new(By::Both);
+    let key = KeyPair::generate().unwrap();
+    let token = large.mesh.token(WEB, &key, |claims| {
+        let log = json!("x".repeat(32 * 1024));
+        claims["submods"]["cpu0"]["ear.veraison.annotated-evidence"]["uefi_event_logs"] = log;
+    });
+    large.web = shows(large.web.leaf.clone(), &key, &token);
+    let places = proof::every_place().await;
+    usual.meet().await.1.unwrap();
+    let mut meeting = std::pin::pin!(large.meet());
+    let long = async {
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = &mut meeting => panic!("it was read without a place"),
+        () = long => {}
+    }
+    drop(places);
+    meeting.await.1.unwrap();
 }
 
 #[tokio::test]
