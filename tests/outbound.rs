@@ -25,6 +25,7 @@ use rig::{APP, FRIEND, OURS, Rig, Said};
 countersign_testbed::main! {
     a_hundred_requests_share_one_connection [GuestPort, Namespaces],
     what_is_hop_by_hop_ends_here_and_the_host_goes_on [GuestPort, Namespaces],
+    the_body_of_a_get_reaches_a_peer_of_http1 [GuestPort, Namespaces],
     grpc_keeps_its_trailers_on_the_way_out [GuestPort, Namespaces, Curl],
     a_websocket_goes_out_on_a_connection_of_its_own [GuestPort, Namespaces],
     ambiguous_requests_of_the_app_reach_no_peer [GuestPort, Namespaces],
@@ -316,6 +317,38 @@ fn a_peer_of_http1_keeps_its_connection() {
         assert!(reply.status == 200 && reply.body.contains("host: db\n"), "{} {}", reply.body, sidecar.said());
     }
     assert_eq!((peer.count(), peer.connections()), (3, 1));
+}
+
+fn the_body_of_a_get_reaches_a_peer_of_http1() {
+    let rig = to_far();
+    let listener = rig.world.listen(FAR).unwrap();
+    let _sidecar = rig.ready();
+    let seen = || {
+        let (raw, _) = listener.accept().unwrap();
+        let mut tls = mesh::receive(raw, &rig.friend, &["http/1.1"]).unwrap();
+        let (mut seen, mut byte) = (Vec::new(), [0]);
+        while !seen.ends_with(b"\r\n0\r\n\r\n") {
+            tls.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&seen)));
+            seen.push(byte[0]);
+        }
+        tls.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").unwrap();
+        String::from_utf8(seen).unwrap()
+    };
+    let whole = "\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let mut app = dial(&rig);
+    app.write_all(b"GET / HTTP/1.1\r\nhost: db\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n").unwrap();
+    let first = seen();
+    assert!(first.starts_with("GET / ") && first.ends_with(whole), "{first}");
+    assert_eq!(mesh::read_reply(&mut app).unwrap().status, 204);
+    // The same by HTTP/2, with a cookie in two pieces.
+    let mut app = dial(&rig);
+    let head = [&[0x82, 0x86, 0x84, 1, 1, b'a'][..], b"\0\x06cookie\x03a=1", b"\0\x06cookie\x03b=2"].concat();
+    app.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    let frames = [frame(4, 0, 0, &[]), frame(1, 4, 1, &head), frame(0, 1, 1, b"hello")];
+    app.write_all(&frames.concat()).unwrap();
+    let second = seen();
+    assert!(second.starts_with("GET / ") && second.ends_with(whole), "{second}");
+    assert!(second.contains("\r\ncookie: a=1; b=2\r\n"), "{second}");
 }
 
 fn what_was_lost_on_a_kept_connection_is_asked_again_and_a_post_is_not() {

@@ -8,8 +8,8 @@ mod rig;
 
 use std::io::{Read, Write};
 
-use countersign_testbed::mesh::echo;
-use rig::{APP, Rig, Said};
+use countersign_testbed::mesh::{Peer, echo};
+use rig::{APP, IN, Rig, Said};
 
 countersign_testbed::main! {
     a_request_that_says_its_end_twice_is_refused_and_the_app_sees_nothing [GuestPort, Namespaces],
@@ -17,6 +17,7 @@ countersign_testbed::main! {
     bad_chunks_never_become_a_request [GuestPort, Namespaces],
     a_pipelined_request_that_says_it_twice_is_refused_after_a_good_one [GuestPort, Namespaces],
     frames_of_a_websocket_are_not_taken_for_requests [GuestPort, Namespaces],
+    the_body_of_a_get_reaches_the_app_where_its_length_is_not_known [GuestPort, Namespaces],
 }
 
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: api\r\n\r\n";
@@ -223,6 +224,52 @@ fn frames_of_a_websocket_are_not_taken_for_requests() {
     peer.read_exact(&mut back).unwrap();
     assert_eq!(back, frames.as_bytes());
     app.join().unwrap();
+    drop(peer);
+    rig.quiet();
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u8, body: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(body.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], body].concat()
+}
+
+fn the_body_of_a_get_reaches_the_app_where_its_length_is_not_known() {
+    let rig = Rig::new(&Said::default());
+    let listener = rig.world.listen(APP).unwrap();
+    let _sidecar = rig.ready();
+    // A connection for each: the app ends it with its answer.
+    let seen = || {
+        let (mut socket, _) = listener.accept().unwrap();
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        let (mut seen, mut byte) = (Vec::new(), [0]);
+        while !seen.ends_with(b"\r\n0\r\n\r\n") {
+            socket.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&seen)));
+            seen.push(byte[0]);
+        }
+        socket.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").unwrap();
+        String::from_utf8(seen).unwrap().to_lowercase()
+    };
+    let whole = |seen: &str, method: &str| {
+        assert!(seen.starts_with(&format!("{method} / http/1.1\r\n")), "{seen}");
+        assert!(seen.contains("\r\ntransfer-encoding: chunked\r\n") && !seen.contains("content-length"), "{seen}");
+        assert!(seen.ends_with("\r\n\r\n5\r\nhello\r\n0\r\n\r\n"), "{seen}");
+    };
+    for method in ["get", "head", "delete", "post"] {
+        let mut peer = rig.peer(&rig.friend);
+        let head = format!("{} / HTTP/1.1\r\nhost: api\r\ntransfer-encoding: chunked\r\n\r\n", method.to_uppercase());
+        peer.write_all(format!("{head}5\r\nhello\r\n0\r\n\r\n").as_bytes()).unwrap();
+        whole(&seen(), method);
+        assert_eq!(peer.reply().unwrap().status, 204);
+    }
+    let mut peer = Peer::connect(&rig.world, IN, Some(&rig.friend), &["h2"]).unwrap();
+    peer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    // `GET /` with `:authority: a` and a cookie in two pieces, in HPACK without a table.
+    let head = [&[0x82, 0x87, 0x84, 1, 1, b'a'][..], b"\0\x06cookie\x03a=1", b"\0\x06cookie\x03b=2"].concat();
+    peer.write_all(&[frame(1, 4, 1, &head), frame(0, 1, 1, b"hello")].concat()).unwrap();
+    let seen = seen();
+    whole(&seen, "get");
+    assert!(seen.contains("\r\ncookie: a=1; b=2\r\n"), "{seen}");
     drop(peer);
     rig.quiet();
 }

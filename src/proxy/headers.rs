@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use hyper::header::{
-    CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 use crate::config::spiffe::PeerId;
@@ -100,6 +100,18 @@ pub fn strip_hops(headers: &mut HeaderMap) {
     if trailers {
         // gRPC servers insist on it.
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Makes one of the pieces that a cookie may come in over HTTP/2, and over HTTP/2 only (RFC 9113 §8.2.3). An app
+/// that takes the first one would lack the others.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let pieces: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        headers.insert(COOKIE, whole);
     }
 }
 
@@ -228,6 +240,15 @@ mod tests {
         assert_eq!((get("x-mine"), get("upgrade"), get("expect"), get("connection")), (None, None, None, None));
         assert_eq!((get("host"), get("content-length"), get("te")), (Some("api"), Some("3"), Some("trailers")));
         assert_eq!((get("x-forwarded-for"), get("x-forwarded-host")), (Some("10.1.2.3"), Some("api")));
+    }
+
+    #[test]
+    fn the_pieces_of_a_cookie_are_one() {
+        let mut headers = map(&[("cookie", "a=1"), ("accept", "*/*"), ("cookie", "b=2; c=3"), ("cookie", "d=4")]);
+        join_cookies(&mut headers);
+        let whole: Vec<_> = headers.get_all(COOKIE).iter().collect();
+        assert_eq!(whole, ["a=1; b=2; c=3; d=4"]);
+        assert_eq!(headers.len(), 2);
     }
 
     #[test]

@@ -29,12 +29,12 @@ use super::access::Line;
 use super::backend::Dialler;
 use super::deadlines::APP_IDLE;
 use super::framing::Heads;
-use super::headers::{Told, strip_request};
+use super::headers::{Told, join_cookies, strip_request};
 #[cfg(feature = "compat")]
 use super::relay::refused;
 use super::relay::{
-    Active, Answer, Busy, Flow, Progress, Relayed, Sent, Why, answered, granted, in_time, judge, settled, tunnel,
-    websocket,
+    Active, Answer, Busy, Flow, Progress, Relayed, Sent, Why, answered, delimit, granted, in_time, judge, settled,
+    tunnel, websocket,
 };
 use super::watch::Watch;
 use crate::config::roles;
@@ -169,6 +169,9 @@ async fn relay(
     let (mut parts, body) = request.into_parts();
     let grpc = parts.version == Version::HTTP_2 && is_grpc(&parts.headers);
     strip_request(&mut parts.headers);
+    if parts.version == Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
     // The authority of HTTP/2, and of the absolute form, is the host (RFC 9112 §3.2.2).
     if let Some(authority) = parts.uri.authority() {
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Why::BadRequest)?;
@@ -191,7 +194,10 @@ async fn relay(
     }
     let progress = Progress::new();
     let body = Relayed::request(body, Flow::ToApp, active.as_ref().and_then(Active::tally), &progress);
-    let request = Request::from_parts(parts, body);
+    let mut request = Request::from_parts(parts, body);
+    if !grpc {
+        delimit(&mut request);
+    }
     let backend = &caller.backend;
     let client = if grpc { &backend.h2c } else { &backend.http1 };
     let asked = in_time(client.request(request), &progress, backend.response).await;

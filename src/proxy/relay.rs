@@ -166,6 +166,15 @@ pub(super) fn websocket(headers: &mut hyper::HeaderMap) {
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
+/// Says of a request of HTTP/1.1 that its body comes in chunks, where its length is not known. hyper's client
+/// says so by itself, but not of GET and HEAD: it would drop their bodies without a word. Comes after what is
+/// hop-by-hop was taken out.
+pub(super) fn delimit(request: &mut Request<Sent>) {
+    if !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
 /// The head with which a WebSocket is granted.
 pub(super) fn granted(response: Response<Incoming>) -> Response<Answer> {
     let (mut parts, _) = response.into_parts();

@@ -9,7 +9,7 @@ use std::error::Error as _;
 use std::sync::Arc;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{HOST, HeaderValue};
+use hyper::header::{HOST, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::sync::OwnedSemaphorePermit;
@@ -23,10 +23,10 @@ use crate::proxy::access::Line;
 use crate::proxy::backend::App;
 use crate::proxy::deadlines::{IDLE_H2, KEEP_ALIVE};
 use crate::proxy::framing::Heads;
-use crate::proxy::headers::strip_hops;
+use crate::proxy::headers::{join_cookies, strip_hops};
 use crate::proxy::relay::{
-    Active, Answer, Busy, Flow, Progress, Relayed, Sent, Why, answered, granted, in_time, judge, settled, tunnel,
-    websocket,
+    Active, Answer, Busy, Flow, Progress, Relayed, Sent, Why, answered, delimit, granted, in_time, judge, settled,
+    tunnel, websocket,
 };
 use crate::proxy::serving::{self, Answerer, Patience};
 use crate::proxy::watch::{Phase, reached};
@@ -91,6 +91,10 @@ async fn relay(
     let target = Target::of(&request, &near.outlet)?;
     let (mut parts, body) = request.into_parts();
     strip_hops(&mut parts.headers);
+    if parts.version == Version::HTTP_2 {
+        // Which version the peer speaks shows later, and it is right for both.
+        join_cookies(&mut parts.headers);
+    }
     if asks {
         websocket(&mut parts.headers);
     }
@@ -199,11 +203,14 @@ impl Target {
         if h2 {
             // HTTP/2 says the host in `:authority`, and there only.
             request.headers_mut().remove(HOST);
+            // A connection of HTTP/1.1 may have been tried before.
+            request.headers_mut().remove(TRANSFER_ENCODING);
             parts.scheme = Some(Scheme::HTTPS);
             parts.authority = Some(self.host.clone());
         } else {
             let host = HeaderValue::from_str(self.host.as_str()).map_err(|_| Why::BadRequest)?;
             request.headers_mut().insert(HOST, host);
+            delimit(request);
         }
         *request.version_mut() = if h2 { Version::HTTP_2 } else { Version::HTTP_11 };
         *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Why::BadRequest)?;
