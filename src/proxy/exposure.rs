@@ -1,27 +1,86 @@
 //! The exposure guard: an app that listens on more than loopback can be called past the sidecar. Read
 //! from the pod's own `/proc/net/tcp{,6}`, which needs no privileges.
 
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-/// Most bytes read of one table: a line has 150, and a pod with 100,000 sockets has other worries.
+use crate::config::grammar::Local;
+use crate::config::roles::{Exposure, Inbound};
+use crate::finding::Class;
+use crate::observe::health::Health;
+
+/// Most bytes read of one table: a line has 150, and a pod with 100,000 sockets has other worries. Listeners come
+/// first.
 const MAX_TABLE: u64 = 16 * 1024 * 1024;
 
 /// `TCP_LISTEN` (`include/net/tcp_states.h`).
 const LISTEN: &str = "0A";
 
+/// What the guard has seen.
+#[derive(Debug, Default)]
+pub struct Guard {
+    /// An app is exposed, and that was said.
+    told: bool,
+    /// Nobody can tell, and that was said.
+    blind: bool,
+}
+
+impl Guard {
+    /// Looks who listens on the apps' ports, and tells `health`. While nobody can tell, what was last seen
+    /// stands.
+    pub fn look(&mut self, proc: &Path, inbound: &[Inbound], health: &Health) {
+        let guarded = inbound.iter().filter_map(|inbound| match &inbound.app {
+            // Our own listener on the same port is no app's.
+            Local::Tcp(app) if app.port() != inbound.listen.port() => Some((inbound, app.port())),
+            _ => None,
+        });
+        let seen: Option<Vec<_>> = guarded
+            .map(|(inbound, port)| exposed(proc, port).map(|found| (inbound, port, found.first().copied())))
+            .collect();
+        let Some(seen) = seen else {
+            if !std::mem::replace(&mut self.blind, true) {
+                tracing::warn!(
+                    "/proc/net/tcp cannot be read: nobody can tell whether an app can be called without the sidecar; \
+                     what was last seen stands"
+                );
+            }
+            return;
+        };
+        if std::mem::take(&mut self.blind) {
+            tracing::info!("/proc/net/tcp can be read again");
+        }
+        let (mut refused, mut any) = (false, false);
+        for (inbound, port, address) in seen {
+            let Some(address) = address else { continue };
+            refused |= inbound.exposure == Exposure::Refuse;
+            any = true;
+            if !self.told {
+                tracing::warn!(
+                    class = Class::AppExposed.label(), %address, port,
+                    "the app listens on more than loopback: it can be called without the sidecar; make it listen on \
+                     127.0.0.1 (HOST=127.0.0.1 in many frameworks)"
+                );
+            }
+        }
+        self.told = any;
+        health.problem("exposure", refused.then_some(Class::AppExposed));
+    }
+}
+
 /// Addresses other than loopback that somebody in this network namespace listens on at `port`. `None`:
-/// procfs cannot be read, so nobody knows.
+/// nobody knows, since one of the tables is there and cannot be read, or there is none.
 pub fn exposed(proc: &Path, port: u16) -> Option<Vec<IpAddr>> {
     let mut found = Vec::new();
     let mut read = false;
     for table in ["net/tcp", "net/tcp6"] {
-        let Ok(file) = std::fs::File::open(proc.join(table)) else { continue };
         let mut text = String::new();
-        if file.take(MAX_TABLE).read_to_string(&mut text).is_err() {
-            continue;
-        }
+        match std::fs::File::open(proc.join(table)) {
+            Ok(file) => file.take(MAX_TABLE).read_to_string(&mut text).ok()?,
+            // A kernel without IPv6.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(_) => return None,
+        };
         read = true;
         found.extend(
             text.lines()
@@ -66,6 +125,8 @@ fn parse(hex: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
+    use std::path::PathBuf;
 
     #[test]
     fn a_listener_is_found_by_address_and_port() {
@@ -89,5 +150,48 @@ mod tests {
         assert_eq!(exposed(Path::new("/proc"), port(&open)).unwrap().len(), 1);
         assert!(exposed(Path::new("/proc"), port(&closed)).unwrap().is_empty());
         assert_eq!(exposed(Path::new("/nonexistent"), 1), None);
+    }
+
+    const OPEN: &str = "sl\n 0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 1 1\n";
+
+    /// A procfs of ours, with these tables.
+    fn tables(name: &str, tcp: &str) -> PathBuf {
+        let proc = std::env::temp_dir().join(format!("countersign-exposure-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&proc);
+        std::fs::create_dir_all(proc.join("net")).unwrap();
+        std::fs::write(proc.join("net/tcp"), tcp).unwrap();
+        proc
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_read_is_no_table_without_listeners() {
+        let proc = tables("table", OPEN);
+        assert_eq!(exposed(&proc, 8080).unwrap().len(), 1, "a kernel without IPv6 has one table");
+        // Opened by anybody, and read by nobody.
+        std::fs::create_dir(proc.join("net/tcp6")).unwrap();
+        assert_eq!(exposed(&proc, 8080), None);
+        assert_eq!(exposed(&proc, 8081), None);
+        std::fs::remove_dir_all(&proc).unwrap();
+    }
+
+    #[test]
+    fn an_exposed_app_stays_exposed_while_nobody_can_tell() {
+        let text = "version = 1\n[[inbound]]\nlisten = \"[::]:8443\"\napp = \"127.0.0.1:8080\"\n\
+                    allow = [\"spiffe://example.org/ns/web/sa/*\"]\n";
+        let inbound = crate::config::resolve::parse(text).unwrap().roles.inbound;
+        let proc = tables("guard", OPEN);
+        let (health, mut guard) = (Health::new(&Clock::system()), Guard::default());
+        health.renewed(u64::MAX);
+        health.listening();
+        guard.look(&proc, &inbound, &health);
+        assert_eq!(health.ready().word, "app-exposed");
+        std::fs::create_dir(proc.join("net/tcp6")).unwrap();
+        guard.look(&proc, &inbound, &health);
+        assert_eq!(health.ready().word, "app-exposed", "nobody has seen that it is over");
+        std::fs::remove_dir(proc.join("net/tcp6")).unwrap();
+        std::fs::write(proc.join("net/tcp"), "sl\n").unwrap();
+        guard.look(&proc, &inbound, &health);
+        assert_eq!(health.ready().word, "ok");
+        std::fs::remove_dir_all(&proc).unwrap();
     }
 }

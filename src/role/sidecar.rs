@@ -17,7 +17,7 @@ use super::{Ended, boot, confine};
 use crate::access::Deadline;
 use crate::clock::Clock;
 use crate::config::grammar::Local;
-use crate::config::roles::{Exposure, Inbound, Outbound, Roles};
+use crate::config::roles::{Inbound, Outbound, Roles};
 use crate::config::{Provenance, Role};
 use crate::finding::{Class, Finding, Who};
 use crate::identity::{self, Keeper, Terms, keep};
@@ -476,29 +476,9 @@ async fn tend(ports: Ports, booted: Arc<Booted>, directory: Arc<RamDir>, health:
 
 /// Looks who listens on the apps' ports.
 async fn guard(ports: Ports, inbound: Vec<Inbound>, health: Arc<Health>) {
-    let mut told = false;
+    let mut guard = exposure::Guard::default();
     loop {
-        let (mut exposed, mut found_any) = (false, false);
-        for inbound in &inbound {
-            let Local::Tcp(app) = &inbound.app else { continue };
-            // Our own listener on the same port is no app's.
-            if app.port() == inbound.listen.port() {
-                continue;
-            }
-            let found = exposure::exposed(&ports.proc, app.port()).unwrap_or_default();
-            let Some(address) = found.first() else { continue };
-            exposed |= inbound.exposure == Exposure::Refuse;
-            found_any = true;
-            if !told {
-                tracing::warn!(
-                    class = Class::AppExposed.label(), %address, port = app.port(),
-                    "the app listens on more than loopback: it can be called without the sidecar; make it listen on \
-                     127.0.0.1 (HOST=127.0.0.1 in many frameworks)"
-                );
-            }
-        }
-        told = found_any;
-        health.problem("exposure", exposed.then_some(Class::AppExposed));
+        guard.look(&ports.proc, &inbound, &health);
         sleep(EXPOSURE).await;
     }
 }
