@@ -34,6 +34,11 @@ const MAX_CHAIN: usize = 8;
 /// pods that call this one.
 const MAX_REMEMBERED: usize = 1024;
 
+/// Most bytes of a chain that is remembered. A handshake may bring 64 KiB, most of it anybody's, before its key is
+/// proven: strangers with a copy of a peer's certificate could make us hold as much a thousand times. A leaf and
+/// two intermediates of RSA have 5 KiB. Longer ones are verified each time.
+const MAX_REMEMBERED_CHAIN: usize = 8 * 1024;
+
 /// Who calls whom. A certificate says which of both it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Calls {
@@ -140,7 +145,7 @@ impl Trust {
             until: until.ok_or(Reason::BadCertificate)?,
         });
         // Without roots anybody can make any number of certificates: none of them takes memory, or another's place.
-        if has_roots {
+        if has_roots && chain.iter().map(|each| each.len()).sum::<usize>() <= MAX_REMEMBERED_CHAIN {
             remember(&mut self.lock(), key, &seen);
         }
         Ok(seen)
@@ -172,7 +177,7 @@ impl Trust {
     }
 }
 
-/// The newest is always kept: [`Door::known`] asks for it again when the handshake has ended.
+/// The newest is kept: [`Door::known`] asks for it again when the handshake has ended.
 fn remember(remembered: &mut HashMap<[u8; 32], Arc<Seen>>, key: [u8; 32], seen: &Arc<Seen>) {
     if remembered.len() >= MAX_REMEMBERED
         && let Some(any) = remembered.keys().next().copied()
@@ -417,6 +422,7 @@ mod tests {
     use rcgen::{KeyUsagePurpose, date_time_ymd};
 
     use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 
     const API: &str = "spiffe://example.org/ns/payments/sa/api";
 
@@ -519,6 +525,37 @@ mod tests {
             key[..8].copy_from_slice(&n.to_be_bytes());
             remember(&mut remembered, key, &seen);
             assert!(remembered.contains_key(&key) && remembered.len() <= MAX_REMEMBERED);
+        }
+    }
+    #[test]
+    fn a_padded_chain_is_good_and_takes_no_memory() {
+        let made = |change: fn(&mut CertificateParams)| {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            change(&mut params);
+            (KeyPair::generate().unwrap(), params)
+        };
+        let (key, params) = made(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+        let pem = params.self_signed(&key).unwrap().pem();
+        let mesh = Issuer::new(params, key);
+        let (key, params) = made(|params| {
+            params.subject_alt_names = vec![SanType::DnsName("web.example".try_into().unwrap())];
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        });
+        let leaf = params.signed_by(&key, &mesh).unwrap().der().clone();
+        // Anybody's, and of no use.
+        let (key, params) = made(|params| {
+            let name = |n: usize| SanType::DnsName(format!("{n}.padding.example").try_into().unwrap());
+            params.subject_alt_names = (0..500).map(name).collect();
+        });
+        let padding = params.self_signed(&key).unwrap().der().clone();
+        assert!(padding.len() > MAX_REMEMBERED_CHAIN);
+        let trust = Trust::by_roots(&pem, Calls::Them, None, &Clock::system()).unwrap();
+        for (chain, kept) in [(vec![leaf.clone(), padding], 0), (vec![leaf], 1)] {
+            for _ in 0..2 {
+                let seen = trust.verify(&chain).unwrap();
+                assert_eq!(seen.id, PeerId::Dns("web.example".to_owned()));
+                assert_eq!(trust.lock().len(), kept);
+            }
         }
     }
 }
