@@ -1,8 +1,9 @@
 //! What callers may take of this pod, cheapest first: rate, before any crypto; connections that have
 //! not authenticated, in a budget of their own; connections in all.
 //!
-//! Strangers are counted by prefix (/24, /64). Prefixes that authenticated lately keep a quarter of the
-//! rate and of the budget for themselves: a flood of strangers cannot use up what peers need.
+//! Strangers are counted by prefix (/24, /64), and one prefix has a quarter. Prefixes that authenticated lately
+//! keep a quarter of the rate and of the budget for themselves: a flood of strangers cannot use up what peers
+//! need. One of those leaves the others half: a neighbour of a peer is nobody's peer yet.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -83,7 +84,7 @@ impl Bucket {
     }
 
     fn take(&mut self) {
-        self.tokens -= 1.0;
+        self.tokens = (self.tokens - 1.0).max(0.0);
     }
 
     fn has(&self) -> bool {
@@ -137,24 +138,34 @@ impl Limits {
         let prefix = table.place(prefix(address), self.rate, now);
         let Some(place) = table.places.get_mut(&prefix) else { return Err(Shed::Rate) };
         place.last = now;
-        place.bucket.refill(self.rate / 4.0, now);
         let known = place.authenticated.is_some_and(|at| now.saturating_duration_since(at) < LATELY);
-        let may = known || (table.strangers.has() && place.bucket.has());
+        // What one prefix may have.
+        let (rate, each) = if known {
+            (self.rate / 2.0, self.unauthenticated.div_ceil(2))
+        } else {
+            (self.rate / 4.0, self.unauthenticated.div_ceil(4))
+        };
+        place.bucket.refill(rate, now);
+        let may = if known {
+            // Where all come from one address, behind a load balancer: more than half, while no others want it.
+            place.bucket.has() || table.all.tokens > self.rate / 2.0
+        } else {
+            place.bucket.has() && table.strangers.has()
+        };
         if !(may && table.all.has()) {
             return Err(Shed::Rate);
         }
         let strangers = self.unauthenticated.saturating_mul(3).div_ceil(4);
-        let each = self.unauthenticated.div_ceil(4);
-        let crowded = !known && (table.waiting_strangers >= strangers || place.waiting >= each);
+        let crowded = place.waiting >= each || (!known && table.waiting_strangers >= strangers);
         if table.waiting >= self.unauthenticated || crowded {
             return Err(Shed::Unauthenticated);
         }
         table.all.take();
+        place.bucket.take();
         table.waiting = table.waiting.saturating_add(1);
         place.waiting = place.waiting.saturating_add(1);
         if !known {
             table.strangers.take();
-            place.bucket.take();
             table.waiting_strangers = table.waiting_strangers.saturating_add(1);
         }
         Ok(Stranger { table: Arc::clone(&self.table), prefix, known })
@@ -162,7 +173,10 @@ impl Limits {
 
     /// The stranger has authenticated: its place is free again, and it takes one of the connections.
     pub fn authenticated(&self, stranger: Stranger, now: Instant) -> Result<OwnedSemaphorePermit, Shed> {
-        if let Some(place) = lock(&self.table).places.get_mut(&stranger.prefix) {
+        // Those that share one place are no prefix: one of them speaks for none of the others.
+        if stranger.prefix != Prefix::Others
+            && let Some(place) = lock(&self.table).places.get_mut(&stranger.prefix)
+        {
             place.authenticated = Some(now);
         }
         drop(stranger);
@@ -239,7 +253,7 @@ mod tests {
         }
         assert_eq!(let_in, 75 - 1, "three quarters, and the first of the peer's own came out of them");
         let peers = (0..50).filter(|_| limits.admit(ip("10.0.0.2"), now).is_ok()).count();
-        assert_eq!(peers, 25);
+        assert_eq!(peers, 24, "the quarter that a new prefix has, less the first");
         assert_eq!(limits.admit(ip("10.0.0.2"), now).err(), Some(Shed::Rate));
         assert!(limits.admit(ip("10.0.0.2"), now + Duration::from_secs(1)).is_ok(), "it comes back");
     }
@@ -253,6 +267,42 @@ mod tests {
         assert!(limits.admit(ip("2001:db8::1"), now).is_ok(), "others have their own");
         drop(held);
         assert!(limits.admit(ip("192.0.2.7"), now).is_ok(), "a place that is given back is free");
+    }
+
+    #[test]
+    fn a_neighbour_of_a_peer_leaves_other_peers_their_share() {
+        let limits = limits(100, 40, 10);
+        let now = Instant::now();
+        for peer in ["10.0.0.1", "10.0.1.1"] {
+            let known = limits.admit(ip(peer), now).unwrap();
+            drop(limits.authenticated(known, now).unwrap());
+        }
+        // Silent ones, in the prefix of the first peer.
+        let held: Vec<_> = (0..100).filter_map(|_| limits.admit(ip("10.0.0.66"), now).ok()).collect();
+        assert_eq!(held.len(), 20, "half of the places");
+        assert!(limits.admit(ip("10.0.1.1"), now).is_ok());
+        drop(held);
+        let later = now + Duration::from_secs(10);
+        let let_in = (0..100).filter(|_| limits.admit(ip("10.0.0.66"), later).is_ok()).count();
+        assert_eq!(let_in, 50, "half of the rate");
+        assert!(limits.admit(ip("10.0.1.1"), later).is_ok());
+        // One after the other, while nobody else comes: all of it.
+        let after = |tenths: u64| later + Duration::from_secs(10) + Duration::from_millis(100 * tenths);
+        let ones = |now| (0..10).filter(|_| limits.admit(ip("10.0.0.66"), now).is_ok()).count();
+        assert_eq!((0..100).map(|tenths| ones(after(tenths))).sum::<usize>(), 1000);
+    }
+
+    #[test]
+    fn strangers_who_share_one_place_are_not_known_by_one_of_them() {
+        let limits = limits(1_000_000, 100_000, 10);
+        let now = Instant::now();
+        for n in 0..4096_u32 {
+            drop(limits.admit(IpAddr::from((n << 8).to_be_bytes()), now).unwrap());
+        }
+        let one = limits.admit(ip("192.0.2.1"), now).unwrap();
+        assert!(one.prefix == Prefix::Others);
+        drop(limits.authenticated(one, now).unwrap());
+        assert!(!limits.admit(ip("198.51.100.1"), now).unwrap().known);
     }
 
     #[test]
