@@ -191,15 +191,24 @@ fn trust_that_is_withdrawn_ends_live_connections() {
     let rig = Rig::with(&Said { inbound: LISTED, ..Said::default() }, |guest| {
         guest.secret("payments/mesh/allow", "[\"spiffe://example.org/ns/web/sa/*\", \"dns:old.web\"]")
     });
-    let _app = rig.app(echo);
+    let _app = rig.app(|seen| {
+        let granted = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        if seen.path == "/ws" { vec![Act::Send(granted.to_vec()), Act::Silence] } else { echo(seen) }
+    });
     let sidecar = rig.ready();
     let mut kept = rig.peer(&rig.friend);
     assert_eq!(kept.get("/").unwrap().status, 200);
+    let mut left_http = rig.peer(&rig.friend);
+    let ask = "GET /ws HTTP/1.1\r\nhost: api\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    assert_eq!(left_http.ask(ask).unwrap().status, 101);
     let by_name = rig.ca.member_with(&[], &["old.web"], |_| {});
     let mut named = rig.peer(&by_name);
     assert_eq!(named.get("/").unwrap().status, 200);
     rig.world.guest_api().set("payments/mesh/allow", Answer::Bytes(b"[\"dns:old.web\"]".to_vec()));
     eventually("the live connection is cut", || kept.get("/").is_err());
+    assert!(left_http.read(&mut [0; 1]).is_err(), "a WebSocket too, and without close_notify");
+    eventually("both are counted", || rig.gauge("connections_withdrawn_total") == 2.0);
+    assert_eq!(sidecar.said().matches("connection cut").count(), 2, "{}", sidecar.said());
     assert!(rig.call(Some(&rig.friend)).is_err());
     assert_eq!(named.get("/").unwrap().status, 200, "who is still allowed is not disturbed");
     assert!(sidecar.said().contains("connection cut"), "{}", sidecar.said());

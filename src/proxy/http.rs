@@ -37,6 +37,7 @@ use super::relay::{
     tunnel, websocket,
 };
 use super::watch::Watch;
+use super::withdraw;
 use crate::config::roles;
 use crate::observe::metrics::{Held, Inbound};
 
@@ -209,7 +210,13 @@ async fn relay(
         let Some(upgrade) = upgrade else { return Err(Why::Broken) };
         let app = hyper::upgrade::on(&mut response);
         caller.heads.leave();
-        tokio::spawn(tunnel(Arc::clone(caller), caller.watch.clone(), upgrade, app, active.take()));
+        let (held, watch, active) = (Arc::clone(caller), caller.watch.clone(), active.take());
+        let (counts, peer) = (Arc::clone(&backend.counts), watch.peer.clone());
+        tokio::spawn(async move {
+            if let Some(reason) = tunnel(held, watch, upgrade, app, active).await {
+                withdraw(&counts, reason, &peer);
+            }
+        });
         return Ok(granted(response));
     }
     Ok(answered(response, Flow::ToPeer, active.take()))

@@ -155,12 +155,17 @@ impl Listener {
     }
 
     fn withdraw(&self, reason: Reason, peer: &VerifiedPeer) {
-        self.counts.withdrawn.add(1);
-        tracing::warn!(reason = reason.label(), peer = %peer.id(), "connection cut: its peer may no longer connect");
+        withdraw(&self.counts, reason, peer);
     }
 
     fn app_unreachable(&self, inbound: &Inbound, kind: std::io::ErrorKind) {
         self.counts.app_unreachable.add(1);
         tracing::warn!(app = %inbound.app, ?kind, "the app does not take connections");
     }
+}
+
+/// A live connection was cut.
+fn withdraw(counts: &metrics::Inbound, reason: Reason, peer: &VerifiedPeer) {
+    counts.withdrawn.add(1);
+    tracing::warn!(reason = reason.label(), peer = %peer.id(), "connection cut: its peer may no longer connect");
 }

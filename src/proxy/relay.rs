@@ -205,14 +205,14 @@ pub(super) async fn in_time<T>(asked: impl Future<Output = T>, progress: &Progre
 }
 
 /// A WebSocket: bytes both ways, until either side ends, the peer is turned away, or the pod does. `held`
-/// is kept until then.
+/// is kept until then. Returns why the peer was turned away, where it was.
 pub(super) async fn tunnel(
     held: impl Send,
     watch: Watch,
     peer: hyper::upgrade::OnUpgrade,
     app: hyper::upgrade::OnUpgrade,
     active: Option<Active>,
-) {
+) -> Option<Reason> {
     let tally = active.as_ref().and_then(Active::tally);
     let (mut watch, mut end) = (watch.clone(), watch);
     let work = async {
@@ -222,12 +222,13 @@ pub(super) async fn tunnel(
         let _ = splice(TokioIo::new(peer), Overheard::new(TokioIo::new(app), tally), silence).await;
         Ok::<_, hyper::Error>(())
     };
-    tokio::select! {
-        _ = work => {}
-        _ = watch.withdrawn() => {}
-        () = end.forced() => {}
-    }
+    let turned_away = tokio::select! {
+        _ = work => None,
+        reason = watch.withdrawn() => Some(reason),
+        () = end.forced() => None,
+    };
     drop((active, held));
+    turned_away
 }
 
 /// What is under way on one connection.

@@ -117,6 +117,7 @@ async fn relay(
                     let upgrade = upgrade.ok_or(Why::PeerBroken)?;
                     let peer = hyper::upgrade::on(&mut response);
                     near.heads.leave();
+                    // Whoever runs the connection tells of its cut.
                     tokio::spawn(tunnel(Arc::clone(near), link.watch(), peer, upgrade, active.take()));
                     return Ok(granted(response));
                 }
