@@ -235,6 +235,21 @@ pub struct Inbound {
     pub access_log: bool,
 }
 
+impl Inbound {
+    /// By which names the health port asks for its app, each with the path that is asked for. `None`: whether the
+    /// app takes connections, which can always be asked: what a tcpSocket probe asked for.
+    pub fn probed(&self) -> impl Iterator<Item = (String, Option<&str>)> {
+        let place = match &self.app {
+            Local::Tcp(address) => address.port().to_string(),
+            Local::Unix(_) => "unix".to_owned(),
+        };
+        let connects = self.protocol == Protocol::Tcp || self.probes.is_empty();
+        let connects = connects.then(|| (place.clone(), None));
+        let paths = self.probes.iter().map(move |path| (format!("{place}{path}"), Some(path.as_str())));
+        paths.chain(connects)
+    }
+}
+
 /// Who may connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Allow {

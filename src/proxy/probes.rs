@@ -16,30 +16,32 @@ use tokio::time::{Instant, timeout};
 use super::backend::dial;
 use super::deadlines::{PROBE, PROBE_CACHE};
 use crate::config::grammar::Local;
-use crate::config::roles::{Inbound, Protocol};
+use crate::config::roles::Inbound;
 use crate::observe::health::Ask;
 
-/// The probes of all listeners, by `<app's port><path>`; of an app on a unix socket, by `unix<path>`.
+/// The probes of all listeners, by `<app's port><path>`; of an app on a unix socket, by `unix<path>`. Where apps
+/// share a name without a path, all of them must take connections; with one, configuration is refused.
 pub fn of(inbound: &[Inbound]) -> Ask {
-    let mut probes: HashMap<String, Arc<Probe>> = HashMap::new();
+    let mut probes: HashMap<String, Vec<Arc<Probe>>> = HashMap::new();
     for inbound in inbound {
-        let place = match &inbound.app {
-            Local::Tcp(address) => address.port().to_string(),
-            Local::Unix(_) => "unix".to_owned(),
-        };
-        for path in &inbound.probes {
-            let probe = Probe { app: inbound.app.clone(), path: path.clone(), last: Mutex::new(None) };
-            probes.insert(format!("{place}{path}"), Arc::new(probe));
-        }
-        if inbound.protocol == Protocol::Tcp || inbound.probes.is_empty() {
-            // Whether it takes connections can always be asked: what a tcpSocket probe asked for.
-            let probe = Probe { app: inbound.app.clone(), path: String::new(), last: Mutex::new(None) };
-            probes.insert(place, Arc::new(probe));
+        for (name, path) in inbound.probed() {
+            let of_it = probes.entry(name).or_default();
+            if !of_it.iter().any(|probe| probe.app == inbound.app) {
+                let path = path.unwrap_or_default().to_owned();
+                of_it.push(Arc::new(Probe { app: inbound.app.clone(), path, last: Mutex::new(None) }));
+            }
         }
     }
     Arc::new(move |name: &str| {
-        let probe = Arc::clone(probes.get(name)?);
-        let asked: Pin<Box<dyn Future<Output = bool> + Send>> = Box::pin(async move { probe.ask().await });
+        let probes = probes.get(name)?.clone();
+        let asked: Pin<Box<dyn Future<Output = bool> + Send>> = Box::pin(async move {
+            for probe in probes {
+                if !probe.ask().await {
+                    return false;
+                }
+            }
+            true
+        });
         Some(asked)
     })
 }
@@ -83,5 +85,33 @@ impl Probe {
         tokio::spawn(connection);
         let response = sender.send_request(request).await;
         response.is_ok_and(|response| (200..400).contains(&response.status().as_u16()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[tokio::test]
+    async fn apps_that_share_a_name_must_all_take_connections() {
+        let directory = std::env::temp_dir().join(format!("countersign-probes-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let app = |name: &str, at: u16| {
+            let app = directory.join(name);
+            format!(
+                "[[inbound]]\nlisten = \"[::]:{at}\"\napp = \"unix:{}\"\nprotocol = \"tcp\"\n\
+                 allow = [\"spiffe://a/b\"]\n",
+                app.display()
+            )
+        };
+        let text = format!("version = 1\n{}{}", app("a", 1), app("b", 2));
+        let inbound = crate::config::resolve::parse(&text).unwrap().roles.inbound;
+        let _a = UnixListener::bind(directory.join("a")).unwrap();
+        assert!(!of(&inbound)("unix").unwrap().await, "one does not");
+        let _b = UnixListener::bind(directory.join("b")).unwrap();
+        assert!(of(&inbound)("unix").unwrap().await);
+        assert!(of(&inbound)("unix/ok").is_none());
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

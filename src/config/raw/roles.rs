@@ -45,8 +45,14 @@ pub(super) fn read(d: &mut Decoder, top: &mut Section<'_>) -> Roles {
         };
         section.finish(d);
     }
+    let mut asked = Vec::new();
     for section in top.tables(d, "inbound") {
-        roles.inbound.extend(inbound(d, section));
+        let key = section.full("probes");
+        if let Some(inbound) = inbound(d, section) {
+            ambiguous(d, &key, &inbound, asked.iter().zip(&roles.inbound));
+            asked.push(key);
+            roles.inbound.push(inbound);
+        }
     }
     for section in top.tables(d, "outbound") {
         roles.outbound.extend(outbound(d, section));
@@ -216,6 +222,26 @@ fn inbound(d: &mut Decoder, mut section: Section<'_>) -> Option<Inbound> {
     section.finish(d);
     let (listen, app, allow) = (listen?, app?, allow?);
     Some(Inbound { listen, app, protocol, allow, forward_identity, probes, exposure, response_timeout, access_log })
+}
+
+/// kubelet asks by port and path alone. Of two apps that are asked by one name, it would learn of one only.
+fn ambiguous<'i>(
+    d: &mut Decoder,
+    key: &str,
+    inbound: &Inbound,
+    before: impl Iterator<Item = (&'i String, &'i Inbound)>,
+) {
+    let others: Vec<_> = before.filter(|(_, other)| other.app != inbound.app).collect();
+    for (name, _) in inbound.probed().filter(|(_, path)| path.is_some()) {
+        if let Some((other, _)) = others.iter().find(|(_, other)| other.probed().any(|(each, _)| each == name)) {
+            d.problem(
+                key,
+                format!("has the path of `{other}`, and the apps have one port or a unix socket each: `/probe/` has one name for both"),
+                "give one of the apps another port, or another path",
+            );
+            return;
+        }
+    }
 }
 
 /// `allow` or `allow_from` of a table.

@@ -484,6 +484,11 @@ fn tables_of_other_roles_are_checked_too() {
             "countersign.toml:10: inbound[0].forward_identity: does not fit",
         ),
         (
+            "[[inbound]]\nlisten = \"[::]:1\"\napp = \"unix:/a\"\nallow = [\"spiffe://a/b\"]\nprobes = [\"/ok\"]\n\
+             [[inbound]]\nlisten = \"[::]:2\"\napp = \"unix:/b\"\nallow = [\"spiffe://a/b\"]\nprobes = [\"/up\", \"/ok\"]",
+            "countersign.toml:14: inbound[1].probes: has the path of `inbound[0].probes`",
+        ),
+        (
             "[identity]\nsource = \"self\"\nspiffe = \"spiffe://a/*\"",
             "countersign.toml:7: identity.spiffe: must be one identity",
         ),
