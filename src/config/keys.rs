@@ -143,7 +143,7 @@ pub fn find(path: &str) -> Option<&'static Key> {
 pub const KEYS: &[Key] = &[
     key("version", Kind::Integer { min: 1, max: 1 }, ALL, "Version of this format.").required(),
     key("serial", Kind::Integer { min: 0, max: i64::MAX.cast_unsigned() }, ALL, "Counts changes of the file. Never goes down; raised by the tools.").default("0"),
-    key("deadline", Kind::Duration { min: 10, max: HOUR }, "init", "All of `init`, from start to exit.").default("\"5m\"").env("COUNTERSIGN_DEADLINE"),
+    key("deadline", Kind::Duration { min: 10, max: HOUR }, "init, sidecar, issuer", "All of `init`, from start to exit. Of the others: from start to the first certificate, and each refresh of the secrets.").default("\"5m\"").env("COUNTERSIGN_DEADLINE"),
     key("for", Kind::Table, ALL, "Whom the file was written for. Needed where a KBS delivers it."),
     key("for.namespace", Kind::Text(&NAMESPACE), ALL, "Kubernetes namespace.").required().env("COUNTERSIGN_NAMESPACE"),
     key("for.workload", Kind::Text(&WORKLOAD), ALL, "Name of the Deployment, StatefulSet, Job, …").required().env("COUNTERSIGN_WORKLOAD"),

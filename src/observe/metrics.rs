@@ -60,14 +60,14 @@ impl Drop for Held {
     }
 }
 
-/// Why a connection was closed before TLS began.
+/// Why a connection was closed that nobody had refused: for want of room, or of a certificate of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shed {
     /// Too many handshakes each second.
     Rate,
     /// Too many that have not authenticated.
     Unauthenticated,
-    /// Too many in all.
+    /// Too many of peers: after TLS, since strangers take none of these places.
     Connections,
     /// No certificate to show.
     NoCertificate,
@@ -139,7 +139,7 @@ impl Inbound {
         }
     }
 
-    /// A connection was closed before TLS.
+    /// A connection was closed for want of room, or of a certificate of ours.
     pub fn shed(&self, why: Shed) {
         for (counter, each) in self.shed.iter().zip(Shed::ALL) {
             if each == why {
@@ -301,7 +301,7 @@ impl Metrics {
             }
         }
         let name = "countersign_connections_shed_total";
-        page.head(name, "counter", "Connections closed before TLS, by limit.");
+        page.head(name, "counter", "Connections closed unserved, by limit: before TLS, of `connections` after it.");
         for inbound in self.all() {
             for (counter, why) in inbound.shed.iter().zip(Shed::ALL) {
                 page.line(name, &[("inbound", &inbound.name), ("limit", why.label())], counter.get());
