@@ -12,6 +12,7 @@ use tool::Desk;
 countersign_testbed::main! {
     the_three_forms_unpack_to_the_same_exact_bytes,
     packing_is_the_same_everywhere,
+    refused_toml_that_the_guests_reader_does_not_know,
     unpacking_into_a_directory_writes_each_section_and_overwrites_nothing,
     a_section_cannot_leave_the_directory,
     the_digest_is_what_the_hardware_holds,
@@ -46,6 +47,24 @@ fn packing_is_the_same_everywhere() {
     desk.write("elsewhere", &first);
     assert_eq!(desk.run(&["pack", "elsewhere"]).ok(), first, "packing what is packed changes nothing");
     assert_eq!(first.lines().count(), 1);
+}
+
+fn refused_toml_that_the_guests_reader_does_not_know() {
+    let desk = Desk::new();
+    for (name, from, to) in [
+        ("the frame", "0.1.0", "0.1\\x2e0"),
+        ("the frame", "[data]", "x = { y = 1, }\n[data]"),
+        ("aa.toml", "b = 2", "b = {\n}"),
+    ] {
+        desk.write("i.toml", &PLAIN.replacen(from, to, 1));
+        for arguments in [&["pack"][..], &["configmap", "--workload", "api", "--namespace", "payments"]] {
+            let refused = desk.run(&[arguments, &["i.toml"]].concat()).refused(78);
+            assert!(refused.contains(&format!("{name} has ")) && refused.contains("TOML 1.1"), "{refused}");
+        }
+    }
+    // Our own part is read by us.
+    desk.write("i.toml", &PLAIN.replace("serial = 7", "serial = 7\nfor = {\n}"));
+    desk.run(&["pack", "i.toml"]).ok();
 }
 
 fn unpacking_into_a_directory_writes_each_section_and_overwrites_nothing() {

@@ -35,6 +35,10 @@ pub(crate) type Sample = (&'static str, &'static str, &'static str, At);
 
 pub(crate) const SAMPLES: &[Sample] = &[
     ("toml", "algorithm = \"sha256\"", "algorithm = sha256", At::Line(2)),
+    ("toml", "version = \"0.1.0\"", "version = \"0.1\\x2e0\"", At::Line(3)),
+    ("toml", "version = \"0.1.0\"", "version = \"0.1.0\"\nx = {\ny = 1 }", At::Line(4)),
+    ("inner-toml", "[kbc]\n", "x = { y = 1, }\n[kbc]\n", At::First("x = { y")),
+    ("inner-toml", "name = \"cc_kbc\"", "name = \"cc\\x5fkbc\"", At::First("x5fkbc")),
     ("version", "version = \"0.1.0\"", "version = \"0.2.0\"", At::Line(3)),
     ("version", "version = \"0.1.0\"\n", "", At::Line(1)),
     ("algorithm", "algorithm = \"sha256\"", "algorithm = \"sha-256\"", At::Line(2)),

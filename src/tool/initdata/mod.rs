@@ -5,6 +5,7 @@
 
 pub mod check;
 mod configmap;
+mod dialect;
 mod diff;
 mod digest;
 mod new;

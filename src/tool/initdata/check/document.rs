@@ -12,6 +12,7 @@ use super::source::Place;
 use super::{Asked, rules};
 use crate::finding::printable;
 use crate::formats::initdata::{Algorithm, Error, Initdata, plain};
+use crate::tool::initdata::dialect;
 use crate::tool::initdata::pack::ANNOTATION;
 
 /// Bytes that all annotations of an object may have together, names included: Kubernetes'
@@ -138,7 +139,7 @@ impl<'t> Document<'t> {
 }
 
 /// Parses TOML; each of its errors is a problem of `rule`. `None` when there is one: what follows
-/// from a broken text misleads.
+/// from a broken text misleads. What is TOML to us and not to the guest is a problem too.
 pub(super) fn toml<'t>(
     place: Place<'t>,
     rule: &'static rules::Rule,
@@ -150,7 +151,13 @@ pub(super) fn toml<'t>(
         let line = error.span().map(|span| place.line(span.start));
         report.at(rule, line, format!("{prefix}not TOML: {}", printable(error.message(), 160)));
     }
-    errors.is_empty().then(|| table.into_inner())
+    if !errors.is_empty() {
+        return None;
+    }
+    for (offset, newer) in dialect::newer(place.text) {
+        report.next(rule, place.line(offset), format!("{prefix}has {}", newer.what), newer.next);
+    }
+    Some(table.into_inner())
 }
 
 /// A key of the frame that must be one of a few words.

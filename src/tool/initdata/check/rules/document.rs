@@ -9,7 +9,7 @@ rules! { DOCUMENT_RULES
         "write the value with `kubectl countersign initdata pack`"
     }
     TOML "toml" Refuse {
-        "The document is not TOML.",
+        "The document is not TOML, or is TOML 1.1 where Kata's agent reads 0.5.",
         "No shim, agent or KBS can read it.",
         "correct the line"
     }

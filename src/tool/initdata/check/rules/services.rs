@@ -4,7 +4,7 @@ use super::{Level, Rule, rules};
 
 rules! { SERVICES_RULES
     INNER_TOML "inner-toml" Refuse {
-        "aa.toml or cdh.toml is not TOML, or a value in it has another type than the service reads.",
+        "aa.toml or cdh.toml is not TOML, is TOML 1.1, or a value in it has another type than the service reads.",
         "The service does not start, and every request for a secret fails without a reason.",
         "correct the line"
     }
