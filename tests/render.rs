@@ -29,6 +29,8 @@ countersign_testbed::main! {
     what_passes_restricted_still_passes,
     the_sidecar_takes_over_the_named_port_the_probes_and_loopback,
     a_probe_that_the_sidecar_will_not_answer_is_told_with_the_key_to_add,
+    a_path_without_a_slash_is_asked_for_as_the_kubelet_would,
+    a_probe_that_no_configuration_mends_is_told_as_that,
     a_delivered_file_that_no_kbs_could_deliver_is_refused,
     our_names_are_ours,
     without_a_configmap_the_pod_cannot_start,
@@ -354,6 +356,37 @@ fn a_probe_that_the_sidecar_will_not_answer_is_told_with_the_key_to_add() {
     assert!(
         render(&["--initdata", "measured.toml"]).contains("has mistakes: run `kubectl countersign initdata check`")
     );
+}
+
+fn a_path_without_a_slash_is_asked_for_as_the_kubelet_would() {
+    for (path, asked) in [("healthz", "/probe/8080/healthz"), ("/healthz", "/probe/8080/healthz"), ("", "/probe/8080/")]
+    {
+        let desk = desk();
+        let probe = json!({ "httpGet": { "path": path, "port": 8080 } });
+        let containers = json!([{ "name": "api", "image": "registry.example/api", "readinessProbe": probe }]);
+        desk.write("pod.yaml", &pod(&json!({ "containers": containers })));
+        let run = desk.tool(&["render", "--image", IMAGE, "-f", "pod.yaml", "--tier", "prod-snp", "--pods"]);
+        let pod = documents(&run.out).remove(0);
+        assert_eq!(pod["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"], asked, "{path:?}");
+    }
+}
+
+fn a_probe_that_no_configuration_mends_is_told_as_that() {
+    let desk = desk();
+    let ports = "ports: [{ name: http, containerPort: 8080 }]";
+    desk.write("measured.toml", &format!("{INITDATA}\"countersign.toml\" = '''\n{}'''\n", serving("\"/healthz\"")));
+    for (get, next) in [
+        ("{ path: \"/healthz?ready=1\", port: http }", "remove the query"),
+        ("{ path: /probe/8080healthz, port: 15821 }", "write the app's own path and port"),
+    ] {
+        desk.write("app.yaml", &DEPLOYMENT.replace(ports, &format!("{ports}, readinessProbe: {{ httpGet: {get} }}")));
+        for initdata in ["measured.toml", "i.toml"] {
+            let base = ["render", "--image", IMAGE, "-f", "app.yaml", "--tier", "prod-snp", "--initdata", initdata];
+            let said = desk.tool(&base).err;
+            assert!(said.contains("answers with 404") && said.contains(next), "{get}: {said}");
+            assert!(!said.contains("add `probes") && !said.contains("add an `[[inbound]]`"), "{get}: {said}");
+        }
+    }
 }
 
 fn a_delivered_file_that_no_kbs_could_deliver_is_refused() {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::HEALTH;
 use crate::config::Config;
-use crate::config::grammar::Local;
+use crate::config::grammar::{self, Local};
 use crate::finding::printable;
 
 /// Where the sidecar answers for the app: `/probe/<app's port><path>` of the health port.
@@ -21,8 +21,9 @@ pub(super) struct Probe {
     container: String,
     /// `readinessProbe`, as in the manifest.
     kind: &'static str,
-    /// The app's port; 0 where the manifest names a port that no container has.
-    port: u16,
+    /// The app's port; 0 where the manifest names a port that no container has. `None` where there is no
+    /// port behind the prefix.
+    port: Option<u16>,
     /// The path, as the app knows it.
     path: String,
     /// As in the manifest, to find its line.
@@ -36,6 +37,10 @@ pub(super) enum Lack {
     Inbound,
     /// There is one, and its `probes` do not list the path.
     Path,
+    /// No configuration can have it: paths in `probes` have no query, and none of some characters.
+    Never,
+    /// It is not as admission writes it, so the sidecar takes it for nobody's.
+    Form,
 }
 
 /// The probes of a pod, or of a template, that go through the sidecar.
@@ -49,14 +54,12 @@ pub(super) fn of(pod: &Value) -> Vec<Probe> {
                 let get = get.filter(|get| get.get("port").and_then(Value::as_u64) == Some(HEALTH.into()));
                 let written = get.and_then(|get| get.get("path")?.as_str());
                 let asked = written.and_then(|written| Some((written, written.strip_prefix(PREFIX)?)));
-                let Some((written, (port, path))) = asked.and_then(|(all, rest)| Some((all, rest.split_once('/')?)))
-                else {
-                    continue;
-                };
+                let Some((written, rest)) = asked else { continue };
+                let (port, path) = rest.split_once('/').map_or((None, ""), |(port, path)| (port.parse().ok(), path));
                 probes.push(Probe {
                     container: container.get("name").and_then(Value::as_str).unwrap_or_default().to_owned(),
                     kind,
-                    port: port.parse().unwrap_or(0),
+                    port,
                     path: format!("/{path}"),
                     written: written.to_owned(),
                 });
@@ -69,8 +72,11 @@ pub(super) fn of(pod: &Value) -> Vec<Probe> {
 impl Probe {
     /// What the configuration lacks for it; `None` where it is answered.
     pub(super) fn lacks(&self, config: &Config) -> Option<Lack> {
+        if let Some(lack) = self.never() {
+            return Some(lack);
+        }
         let mut of_port = config.roles.inbound.iter().filter(|inbound| match &inbound.app {
-            Local::Tcp(address) => address.port() == self.port,
+            Local::Tcp(address) => Some(address.port()) == self.port,
             Local::Unix(_) => false,
         });
         if of_port.clone().any(|inbound| inbound.probes.contains(&self.path)) {
@@ -79,22 +85,36 @@ impl Probe {
         Some(if of_port.next().is_some() { Lack::Path } else { Lack::Inbound })
     }
 
+    /// What no configuration mends.
+    pub(super) fn never(&self) -> Option<Lack> {
+        match self.port {
+            None => Some(Lack::Form),
+            Some(0) => None,
+            Some(_) => grammar::http_path(&self.path).is_err().then_some(Lack::Never),
+        }
+    }
+
     /// `readinessProbe of container api asks for /healthz of port 8080`.
     pub(super) fn asks(&self) -> String {
         let shown = |text: &str| printable(text, MAX_SHOWN);
-        format!(
-            "{} of container {} asks for {} of port {}",
-            self.kind,
-            shown(&self.container),
-            shown(&self.path),
-            self.port
-        )
+        let what = match self.port {
+            Some(port) => format!("{} of port {port}", shown(&self.path)),
+            None => format!("{} of the sidecar", shown(&self.written)),
+        };
+        format!("{} of container {} asks for {what}", self.kind, shown(&self.container))
     }
 
     /// The key to add. Starts with a verb.
     pub(super) fn next(&self, lack: &Lack) -> String {
-        let (port, path) = (self.port, printable(&self.path, MAX_SHOWN));
+        let (port, path) = (self.port.unwrap_or_default(), printable(&self.path, MAX_SHOWN));
         match lack {
+            Lack::Form => {
+                format!("write the app's own path and port into the {}; admission writes `{PREFIX}…`", self.kind)
+            }
+            Lack::Never => format!(
+                "remove the query, and whatever is none of a-z A-Z 0-9 / . _ ~ -, from the path of the {}: the sidecar asks for plain paths only",
+                self.kind
+            ),
             _ if port == 0 => "declare the port that the probe names in `ports` of its container".to_owned(),
             Lack::Path => format!(
                 "add `probes = [\"{path}\"]` to the `[[inbound]]` of port {port} (`app = \"127.0.0.1:{port}\"`) in countersign.toml"
@@ -145,11 +165,32 @@ mod tests {
 
     #[test]
     fn probes_that_do_not_go_through_the_sidecar_are_not_ours_to_judge() {
-        for path in ["/startupz", "/healthz", "/probe", "/probe/", "/probe/8080"] {
+        for path in ["/startupz", "/healthz", "/probe"] {
             assert_eq!(probe(path), [], "{path}");
         }
         let own = json!({ "httpGet": { "path": "/probe/8080/x", "port": 8080 } });
         assert_eq!(of(&json!({ "spec": { "containers": [{ "name": "api", "readinessProbe": own }] } })), []);
+    }
+
+    #[test]
+    fn what_the_sidecar_takes_for_nobodys_is_told_whatever_the_configuration() {
+        for path in ["/probe/", "/probe/8080", "/probe/8080healthz", "/probe/http/x", "/probe/80800/x"] {
+            let probe = probe(path).remove(0);
+            assert_eq!(probe.lacks(&config(INBOUND)), Some(Lack::Form), "{path}");
+            assert_eq!(probe.asks(), format!("readinessProbe of container api asks for {path} of the sidecar"));
+            assert!(probe.next(&Lack::Form).starts_with("write the app's own path"), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_no_configuration_takes_is_not_told_to_be_added_to_one() {
+        for path in ["/healthz?ready=1", "/a%20b", "/a#b"] {
+            let probe = probe(&format!("/probe/8080{path}")).remove(0);
+            let lack = probe.lacks(&config(INBOUND)).unwrap();
+            assert_eq!(lack, Lack::Never, "{path}");
+            let next = probe.next(&lack);
+            assert!(next.starts_with("remove the query") && !next.contains("add `probes"), "{next}");
+        }
     }
 
     #[test]

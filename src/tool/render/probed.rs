@@ -13,6 +13,9 @@ use crate::tool::initdata::pack::ANNOTATION;
 use crate::tool::initdata::read_text;
 use crate::tool::probes::{self, Lack, Probe};
 
+/// What becomes of a probe that no `[[inbound]]` lists.
+const REFUSED: &str = "which the sidecar answers with 404, so that the pod is never ready";
+
 /// The configurations that a KBS delivers, with whom they are for.
 pub(super) fn read(files: &[PathBuf]) -> Result<Vec<(For, Config)>, Finding> {
     let mut delivered = Vec::new();
@@ -41,9 +44,7 @@ pub(super) fn unanswered(name: &str, pod: &Value, delivered: &[(For, Config)]) -
         Known::Good(config) => probes
             .iter()
             .filter_map(|probe| Some((probe, probe.lacks(&config)?)))
-            .map(|(probe, lack)| {
-                note(probe, &lack, "which the sidecar answers with 404, so that the pod is never ready")
-            })
+            .map(|(probe, lack)| note(probe, &lack, REFUSED))
             .collect(),
         Known::Bad => {
             vec![format!("note: {name}: its countersign.toml has mistakes: run `kubectl countersign initdata check`")]
@@ -51,7 +52,11 @@ pub(super) fn unanswered(name: &str, pod: &Value, delivered: &[(For, Config)]) -
         Known::Not => {
             let but = "which is answered only where the configuration lists it (name it with --initdata, --configmap or \
                        --delivered to have that compared)";
-            probes.iter().map(|probe| note(probe, &Lack::Inbound, but)).collect()
+            let told = |probe: &Probe| match probe.never() {
+                Some(lack) => note(probe, &lack, REFUSED),
+                None => note(probe, &Lack::Inbound, but),
+            };
+            probes.iter().map(told).collect()
         }
     }
 }

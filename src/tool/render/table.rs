@@ -238,7 +238,10 @@ fn probes() -> Vec<Mutation> {
                 when(numbered.clone().empty(), value(0), numbered.first().field("containerPort")),
                 port(),
             );
-            let path = text([value(PREFIX), number.written(), get().get(&["path"], value("/"))]);
+            // The kubelet puts a `/` before a path that has none.
+            let asked = || get().get(&["path"], value("/"));
+            let asked = when(asked().starts_with("/"), asked(), text([value("/"), asked()]));
+            let path = text([value(PREFIX), number.written(), asked]);
             let made = record([
                 ("name", item("c").field("name")),
                 (
