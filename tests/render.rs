@@ -36,6 +36,7 @@ countersign_testbed::main! {
     without_a_configmap_the_pod_cannot_start,
     a_configmap_of_the_policy_library_is_taken_as_it_is,
     the_initdata_itself_does_for_the_configmaps_of_one_workload,
+    the_initdata_itself_does_for_a_configmap_that_the_pod_names,
     a_pod_that_opts_out_stays_as_it_is,
     the_diagnose_annotation_changes_the_role,
     a_plain_issuer_becomes_the_pod_that_is_written_by_hand,
@@ -463,6 +464,28 @@ fn the_initdata_itself_does_for_the_configmaps_of_one_workload() {
     );
     let refused = desk.tool(&["render", "-f", "two.yaml", "--tier", "dev", "--initdata", "i.toml"]).refused(64);
     assert!(refused.contains("--initdata is for one workload"), "{refused}");
+}
+
+fn the_initdata_itself_does_for_a_configmap_that_the_pod_names() {
+    let desk = desk();
+    let maps = desk.run(&["configmap", "--workload", "shared-1", "--namespace", "payments", "i.toml"]).ok();
+    desk.write("shared.yaml", &maps);
+    let release = documents(&maps)[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    for name in ["shared-1", &release] {
+        let said = format!("labels: {{ app: api }}, annotations: {{ coco.io/initdata-configmap: {name} }}");
+        desk.write(
+            "app.yaml",
+            &DEPLOYMENT.replace("metadata: { labels: { app: api }", &format!("metadata: {{ {said}")),
+        );
+        let base = ["-f", "app.yaml", "--tier", "prod-snp"];
+        let by_initdata = render(&desk, &[base.as_slice(), &["--initdata", "i.toml"]].concat());
+        assert_eq!(by_initdata, render(&desk, &[base.as_slice(), &["--configmap", "shared.yaml"]].concat()), "{name}");
+        let template = &by_initdata[0]["spec"]["template"];
+        assert!(template["metadata"]["annotations"][ANNOTATION].is_string(), "{name}");
+        assert_eq!(named(&template["spec"]["volumes"], "countersign-initdata")["configMap"]["name"], *release);
+        let env = &template["spec"]["initContainers"][0]["env"];
+        assert_eq!(named(env, "COUNTERSIGN_WORKLOAD")["value"], "api", "the workload is the pod's");
+    }
 }
 
 fn a_pod_that_opts_out_stays_as_it_is() {

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Deserialize as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::eval::{Cluster, Fault, Scope};
 use self::table::{Change, mutations, variables};
@@ -158,34 +158,41 @@ impl Clusters<'_> {
         for document in documents {
             let cluster = self.of_object(document);
             if let Some(created) = pods::created(document, &cluster.namespace) {
-                let workload = workload(&created.pod, cluster).map_err(|fault| refused(&named(document), &fault))?;
-                workloads.insert((cluster.namespace.clone(), workload));
+                let [workload, map] = ["workload", "named"]
+                    .map(|name| known(&created.pod, cluster, name).map_err(|fault| refused(&named(document), &fault)));
+                workloads.insert((cluster.namespace.clone(), workload?, map?));
             }
         }
         let mut workloads = workloads.into_iter();
-        let (Some((namespace, workload)), None) = (workloads.next(), workloads.next()) else {
+        let (Some((namespace, _, map)), None) = (workloads.next(), workloads.next()) else {
             return Err(usage("--initdata is for one workload, and the manifests have none or several")
                 .why("each workload has an initdata of its own: its agent policy admits no other containers")
                 .next("name the workloads' ConfigMaps with --configmap instead"));
         };
-        for document in parse_documents("--initdata", &configmaps(&workload, &namespace, &initdata)?)? {
+        // Under the name where the pod looks: its workload's, or one that it says itself, which may be
+        // that of this very release.
+        let made = |name: &str| parse_documents("--initdata", &configmaps(name, &namespace, &initdata)?);
+        let released = map.rsplit_once('-').map(|(name, _)| made(name)).transpose()?;
+        let released =
+            released.filter(|made| made.iter().any(|one| one.pointer("/metadata/name") == Some(&json!(map))));
+        for document in released.map_or_else(|| made(&map), Ok)? {
             self.add(&document);
         }
         Ok(())
     }
 }
 
-/// What the table takes for the pod's workload.
-fn workload(pod: &Value, cluster: &Cluster) -> Result<String, Fault> {
+/// A variable of the table, as text: its `workload`, or the `ConfigMap` that is `named`.
+fn known(pod: &Value, cluster: &Cluster, wanted: &'static str) -> Result<String, Fault> {
     let mut known = BTreeMap::new();
     for variable in variables() {
         let is = Scope { object: pod, cluster, variables: &known }.eval(&variable.is)?;
-        if variable.name == "workload" {
-            return is.as_str().map(str::to_owned).ok_or(Fault::Type("the workload's name"));
+        if variable.name == wanted {
+            return is.as_str().map(str::to_owned).ok_or(Fault::Type(wanted));
         }
         known.insert(variable.name, is);
     }
-    Err(Fault::Undefined("workload"))
+    Err(Fault::Undefined(wanted))
 }
 
 fn chosen(choice: &TierChoice) -> Result<Tier, Finding> {
@@ -287,8 +294,6 @@ fn usage(saw: impl Into<String>) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     /// Every place in a value, as a JSON pointer.
