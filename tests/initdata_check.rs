@@ -121,6 +121,7 @@ const ELSEWHERE: &[&str] = &[
     "form",
     "annotation-size",
     "annotation-half",
+    "configmap-size",
     "peer-pod-size",
     "peer-pod-algorithm",
     "certificate-time",
@@ -155,6 +156,8 @@ fn every_rule_has_a_sample_and_a_next_step() {
         ("form", String::new(), &[][..]),
         ("annotation-size", with(&noise(200_000)), &[]),
         ("annotation-half", with(&noise(100_000)), &[]),
+        // 160 KiB of quotes, each of which is two bytes there.
+        ("configmap-size", format!("{good}# {}\n", "\"".repeat(160 * 1024)), &[]),
         ("peer-pod-size", with(&noise(40_000)), &["--peer-pods"]),
         ("peer-pod-algorithm", good.replace("\"sha256\"", "\"sha384\""), &["--peer-pods"]),
         ("certificate-time", certificate(Ca::new("x").expired_leaf(&["kbs.example"]).pem()), &[]),

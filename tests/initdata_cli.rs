@@ -20,6 +20,7 @@ countersign_testbed::main! {
     a_difference_is_shown_line_by_line_and_ends_with_1,
     a_lower_serial_is_warned_of,
     a_release_is_an_immutable_configmap_and_a_pointer,
+    a_release_that_a_plain_apply_cannot_carry_says_so,
     the_starter_parses_and_its_configuration_is_good,
     a_delivered_configuration_stays_out_of_the_initdata_and_says_how_it_is_uploaded,
     what_cannot_be_read_is_refused_with_a_next_step,
@@ -174,6 +175,19 @@ fn a_release_is_an_immutable_configmap_and_a_pointer() {
     for (workload, namespace) in [("API", "payments"), ("api", "pay.ments"), ("api\nkind: Secret", "payments")] {
         desk.run(&["configmap", "--workload", workload, "--namespace", namespace, "i.toml"]).refused(64);
     }
+}
+
+fn a_release_that_a_plain_apply_cannot_carry_says_so() {
+    let desk = Desk::new();
+    let configmap = |bytes: usize| {
+        desk.write("i.toml", &format!("{PLAIN}# {}\n", "x".repeat(bytes)));
+        let run = desk.run(&["configmap", "--workload", "api", "--namespace", "payments", "i.toml"]);
+        assert_eq!(run.code, 0, "{}", run.err);
+        run.err
+    };
+    assert_eq!(configmap(200 * 1024), "");
+    let said = configmap(260 * 1024);
+    assert!(said.starts_with("note: ") && said.contains("kubectl apply --server-side -f -"), "{said}");
 }
 
 fn the_starter_parses_and_its_configuration_is_good() {

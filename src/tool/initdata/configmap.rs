@@ -13,6 +13,7 @@ use super::{hex, load, refuse};
 use crate::cli::Configmap;
 use crate::finding::Finding;
 use crate::formats::initdata::Initdata;
+use crate::tool::Output;
 
 /// Digits of the digest in the name. Enough to tell releases apart, and no proof of anything.
 const DIGITS: usize = 8;
@@ -23,11 +24,36 @@ const MAX_LABEL: usize = 63;
 /// Most bytes of a `ConfigMap`'s data: what etcd and the API server accept.
 const MAX_DATA: usize = 1024 * 1024;
 
-pub(super) fn run(arguments: &Configmap) -> Result<String, Finding> {
+/// Most bytes of the object that `kubectl apply` repeats in its annotation
+/// `kubectl.kubernetes.io/last-applied-configuration`: Kubernetes' limit for all annotations of an
+/// object, less a KiB for the object's own names.
+const MAX_APPLIED: usize = 255 * 1024;
+
+pub(super) fn run(arguments: &Configmap) -> Result<Output, Finding> {
     let longest = MAX_LABEL.saturating_sub(DIGITS).saturating_sub(1);
     label("--workload", &arguments.workload, longest)?;
     label("--namespace", &arguments.namespace, MAX_LABEL)?;
-    configmaps(&arguments.workload, &arguments.namespace, &load(&arguments.file)?)
+    let initdata = load(&arguments.file)?;
+    let mut output = Output::text(configmaps(&arguments.workload, &arguments.namespace, &initdata)?);
+    if server_side(initdata.toml(), packed(&initdata)?.len()) {
+        output.err.push(
+            "note: too long for a plain `kubectl apply`, which repeats it in an annotation: use `kubectl apply --server-side -f -`"
+                .to_owned(),
+        );
+    }
+    Ok(output)
+}
+
+/// Whether the object is longer than `kubectl apply` can repeat in its annotation. Server-side apply writes
+/// none.
+pub(super) fn server_side(toml: &str, packed: usize) -> bool {
+    // In JSON as Go writes it.
+    let written = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
+        b'<' | b'>' | b'&' | 0..0x20 => 6,
+        _ => 1_usize,
+    };
+    toml.bytes().map(written).fold(packed, usize::saturating_add) > MAX_APPLIED
 }
 
 /// Both objects, as YAML.

@@ -31,7 +31,7 @@ pub(super) fn run(ports: &Ports, command: &Command) -> Result<Output, Finding> {
         Command::Check(arguments) => check::run(arguments, ports.clock.now()),
         Command::Digest { file, format } => digest::run(file, *format).map(Output::text),
         Command::Diff { old, new } => diff::run(old, new),
-        Command::Configmap(arguments) => configmap::run(arguments).map(Output::text),
+        Command::Configmap(arguments) => configmap::run(arguments),
     }
 }
 

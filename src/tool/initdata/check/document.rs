@@ -12,6 +12,7 @@ use super::source::Place;
 use super::{Asked, rules};
 use crate::finding::printable;
 use crate::formats::initdata::{Algorithm, Error, Initdata, plain};
+use crate::tool::initdata::configmap::server_side;
 use crate::tool::initdata::dialect;
 use crate::tool::initdata::pack::ANNOTATION;
 
@@ -209,6 +210,13 @@ pub(super) fn sizes(packed: usize, asked: &Asked, initdata: &Initdata, report: &
         report.at(&rules::ANNOTATION_SIZE, 1, said(room));
     } else if packed > room / 2 {
         report.at(&rules::ANNOTATION_HALF, 1, said(room));
+    }
+    if server_side(initdata.toml(), packed) {
+        report.at(
+            &rules::CONFIGMAP_SIZE,
+            1,
+            "the document and its packed form are too long for a plain `kubectl apply`",
+        );
     }
     if asked.peer_pods {
         // Base64 makes four of three.

@@ -48,6 +48,11 @@ rules! { DOCUMENT_RULES
         "`kubectl apply` keeps a second copy in an annotation of its own, and both count.",
         "use `kubectl create` or server-side apply for this pod, or shorten the agent policy"
     }
+    CONFIGMAP_SIZE "configmap-size" Warn {
+        "The ConfigMap of `initdata configmap`, with the document and its packed value, takes more than 255 KiB.",
+        "`kubectl apply` repeats it in an annotation, and the API server refuses annotations of more than 256 KiB.",
+        "use `kubectl apply --server-side`, which writes no such annotation"
+    }
     PEER_POD_SIZE "peer-pod-size" Refuse {
         "With --peer-pods: the packed value does not fit into the cloud's user data.",
         "Azure takes 64 KiB of base64 for all user data, and the initdata is encoded a second time in it.",
