@@ -225,6 +225,8 @@ fn the_list_of_a_file_or_of_the_hosts_table_is_held_to() {
         let always = ["verify", shown, "--roots", &roots, "--at", "2026-10-01", "--report-data", &data];
         world.countersign(&[&always[..], more].concat()).run()
     };
+    let run = verify(&good, &[]).expect_code(87);
+    assert!(run.output().contains("with this file as --crl"), "{}", run.output());
     let run = verify(&evidence, &["--crl", &revoked]).expect_code(79);
     assert!(run.stdout.contains("AMD has revoked"), "{}", run.output());
     let run = verify(&evidence, &["--crl", &forged]).expect_code(79);

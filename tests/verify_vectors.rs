@@ -413,6 +413,12 @@ fn the_command_judges_every_form_of_the_same_report() {
     code(&verify(&[&path("trustee/attestation-service/docs/example.token.json")], None), 87);
     code(&verify(&[&path("dcap-qvl/sample/tdx_quote_collateral.json")], None), 87);
     code(&verify(&[&path("go-tdx-guest/testing/testdata/report.dat")], None), 87);
+    // What is sent to the attestation service, in its form of today and of before.
+    for request in ["request.json", "policy/check.json"] {
+        let request = path(&format!("trustee/attestation-service/tests/coco-as/{request}"));
+        let text = code(&verify(&[&request], None), 87);
+        assert!(text.contains("an SGX quote"), "{text}");
+    }
     code(&verify(&[&vcek, "--at", "2026-06-01"], None), 85);
     let quote = path("dcap-qvl/sample/tdx-quote.hex");
     let text = code(&verify(&[&quote, "--at", "2025-07-08"], None), 85);

@@ -2,10 +2,13 @@
 //!
 //! Binary, hex, base64, PEM, JSON and tokens. Total: any bytes are one of these, or refused.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
 use super::cert_table;
 use super::snp::{self, Report};
@@ -24,6 +27,12 @@ pub const MAX_CERTIFICATES: usize = 16;
 
 /// Bytes in front of a report in the answer of `/dev/sev-guest` (ABI `MSG_REPORT_RSP`).
 const REPORT_HEADER: usize = 32;
+
+/// The byte order mark in front of UTF-8. Nothing needs it, and some editors write it.
+const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The same in front of UTF-16, little endian: what PowerShell 5 redirects into.
+const UTF16_MARK: &[u8] = b"\xff\xfe";
 
 /// Bytes of a `TDREPORT` structure.
 const TDREPORT: usize = 1024;
@@ -71,6 +80,8 @@ pub enum Other {
     Claims,
     /// A receipt as it lies beside the published files.
     Receipt,
+    /// A revocation list, to be given beside a report.
+    Crl,
 }
 
 /// Why it is nothing that is known. Each message continues "the input …".
@@ -90,6 +101,9 @@ pub enum Error {
     /// PEM of something else.
     #[error("is PEM with something else than 1 to 16 certificates in it")]
     Pem,
+    /// A request with evidence of more than one device, or none.
+    #[error("is a request to an attestation service with something else than one piece of evidence in it")]
+    Several,
     /// JSON of evidence that does not hold together.
     #[error("is evidence that cannot be read")]
     Evidence(#[source] trustee::Error),
@@ -120,6 +134,7 @@ impl Other {
             Self::Collateral => "Intel's collateral, which belongs beside a quote (--collateral)",
             Self::Claims => "the claims of an attestation token without its signature",
             Self::Receipt => "a receipt without a signature",
+            Self::Crl => "a revocation list, which belongs beside a report (--crl)",
         }
     }
 }
@@ -135,16 +150,21 @@ pub fn detect(bytes: &[u8]) -> Result<Shown, Error> {
     if let Some(found) = binary(bytes) {
         return found;
     }
-    let text = std::str::from_utf8(bytes).map_err(|_| Error::Unknown)?.trim();
+    let text = as_text(bytes).ok_or(Error::Unknown)?;
+    let text = text.trim();
     if text.starts_with('{') {
         return members(text, true);
+    }
+    if text.contains("-----BEGIN X509 CRL-----") {
+        return Ok(Shown::Other(Other::Crl));
     }
     if text.contains("-----BEGIN ") {
         let ders = pem_certificates(text.as_bytes(), MAX_CERTIFICATES).ok_or(Error::Pem)?;
         return Ok(Shown::Certificates(ders));
     }
-    if is_token(text) {
-        return Ok(Shown::Token(text.to_owned()));
+    let bare = bare(text);
+    if is_token(bare) {
+        return Ok(Shown::Token(bare.to_owned()));
     }
     let packed: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
     for decoded in [from_hex(&packed), from_base64(&packed)].into_iter().flatten() {
@@ -159,6 +179,22 @@ pub fn detect(bytes: &[u8]) -> Result<Shown, Error> {
         }
     }
     Err(Error::Unknown)
+}
+
+/// Text in UTF-8, or in UTF-16 with the mark in front as some shells redirect it.
+fn as_text(bytes: &[u8]) -> Option<Cow<'_, str>> {
+    let Some(wide) = bytes.strip_prefix(UTF16_MARK) else {
+        return std::str::from_utf8(bytes.strip_prefix(UTF8_MARK).unwrap_or(bytes)).ok().map(Cow::Borrowed);
+    };
+    let (units, rest) = wide.as_chunks::<2>();
+    let text = char::decode_utf16(units.iter().map(|unit| u16::from_le_bytes(*unit))).collect::<Result<String, _>>();
+    rest.is_empty().then_some(text.ok()?).map(Cow::Owned)
+}
+
+/// Without what a token is carried in: the quotes of JSON, the word of HTTP's header.
+fn bare(text: &str) -> &str {
+    let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    text.strip_prefix("Bearer ").unwrap_or(text).trim_start()
 }
 
 /// By the first bytes. `None` where they are those of none.
@@ -187,6 +223,10 @@ fn binary(bytes: &[u8]) -> Option<Result<Shown, Error>> {
     // REPORTTYPE of TDX (0x81), then zeros.
     if bytes.len() == TDREPORT && bytes.first() == Some(&0x81) {
         return Some(Ok(Shown::Other(Other::TdReport)));
+    }
+    // An empty one is too short for the next pattern.
+    if bytes.first() == Some(&0x30) && matches!(CertificateRevocationList::from_der(bytes), Ok(([], _))) {
+        return Some(Ok(Shown::Other(Other::Crl)));
     }
     if let [0x30, 0x82, high, low, rest @ ..] = bytes
         && usize::from(u16::from_be_bytes([*high, *low])) == rest.len()
@@ -225,6 +265,7 @@ struct Members {
     report: Present,
     ak_public: Present,
     tcb_info: Present,
+    tee: Present,
     submods: Present,
     svn: Present,
     receipt: Present,
@@ -235,6 +276,8 @@ struct Members {
     #[serde(rename = "tee-evidence")]
     tee_evidence: Option<serde_json::Value>,
     token: Option<serde_json::Value>,
+    verification_requests: Option<Vec<serde_json::Value>>,
+    evidence: Option<serde_json::Value>,
 }
 
 /// By its members. `outer`: one wrapping is taken off, not a second.
@@ -244,6 +287,13 @@ fn members(text: &str, outer: bool) -> Result<Shown, Error> {
     if outer && let Some(inner) = found.tee_evidence.as_ref().or(found.primary_evidence.as_ref()) {
         let inner = inner.get("primary_evidence").unwrap_or(inner);
         return members(&inner.to_string(), false);
+    }
+    if outer && let Some(requests) = &found.verification_requests {
+        let [request] = requests.as_slice() else { return Err(Error::Several) };
+        return requested(request.get("evidence"));
+    }
+    if outer && found.tee.0 && found.evidence.is_some() {
+        return requested(found.evidence.as_ref());
     }
     if found.receipt.0 && found.ear.0 {
         return Ok(Shown::Receipt(Box::new(Signed::parse(bytes).map_err(Error::Receipt)?)));
@@ -282,6 +332,13 @@ fn members(text: &str, outer: bool) -> Result<Shown, Error> {
         _ => {}
     }
     if found.svn.0 { Ok(Shown::Other(Other::Sample)) } else { Err(Error::Unknown) }
+}
+
+/// What a request to the attestation service carries: evidence in base64url.
+fn requested(evidence: Option<&serde_json::Value>) -> Result<Shown, Error> {
+    let text = evidence.and_then(serde_json::Value::as_str).ok_or(Error::Unknown)?;
+    let json = String::from_utf8(from_base64(text).ok_or(Error::Unknown)?).map_err(|_| Error::Unknown)?;
+    members(json.trim(), false)
 }
 
 /// Three parts of base64url, the first of which is a JSON object's.
@@ -378,6 +435,76 @@ mod tests {
             assert_eq!(detect(text.as_bytes()), Ok(Shown::Other(other)), "{text}");
         }
         assert_eq!(detect(br#"{"token":"eyJh.eyJi.YWJj"}"#), Ok(Shown::Token("eyJh.eyJi.YWJj".to_owned())));
+    }
+
+    #[test]
+    fn text_is_read_however_it_was_carried() {
+        let report = Report::parse(&raw_report()).unwrap();
+        let json = trustee::snp(&report, vec![]).unwrap();
+        let wide = |text: &str| -> Vec<u8> {
+            [0xfeff].into_iter().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect()
+        };
+        let carried = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&json);
+        let request =
+            format!(r#"{{"verification_requests":[{{"tee":"snp","evidence":"{carried}"}}],"policy_ids":[]}}"#);
+        for bytes in [
+            [UTF8_MARK, json.as_bytes()].concat(),
+            wide(&json),
+            wide(&format!("{json}\r\n")),
+            request.clone().into_bytes(),
+            format!(r#"{{"tee":"snp","evidence":"{carried}"}}"#).into_bytes(),
+        ] {
+            let found = detect(&bytes);
+            assert!(matches!(&found, Ok(Shown::Snp(found)) if found.report == report), "{found:?}");
+        }
+        let token = "eyJh.eyJi.YWJj";
+        for text in [format!("\"{token}\"\n"), format!("Bearer {token}"), format!("\"Bearer {token}\"")] {
+            for bytes in [text.clone().into_bytes(), wide(&text)] {
+                assert_eq!(detect(&bytes), Ok(Shown::Token(token.to_owned())), "{text}");
+            }
+        }
+        // Half a character, half a pair, and a request in a request.
+        let again = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&request);
+        for bytes in [
+            [wide(&json), vec![b' ']].concat(),
+            vec![0xff, 0xfe, 0, 0xd8],
+            request.replace("}],", "},{}],").into_bytes(),
+            request.replace(&carried, &again).into_bytes(),
+            format!("\"{token}").into_bytes(),
+        ] {
+            assert!(detect(&bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_revocation_list_is_no_certificate() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+        params.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key).unwrap();
+        // One whose length takes one byte, and one where it takes two.
+        for names in [0_u64, 20] {
+            let revoked = |serial: u64| rcgen::RevokedCertParams {
+                serial_number: serial.into(),
+                revocation_time: rcgen::date_time_ymd(2026, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            };
+            let list = rcgen::CertificateRevocationListParams {
+                this_update: rcgen::date_time_ymd(2026, 1, 1),
+                next_update: rcgen::date_time_ymd(2027, 1, 1),
+                crl_number: 1.into(),
+                issuing_distribution_point: None,
+                revoked_certs: (0..names).map(revoked).collect(),
+                key_identifier_method: rcgen::KeyIdMethod::Sha256,
+            };
+            let list = list.signed_by(&rcgen::Issuer::from_params(&params, &key)).unwrap();
+            for bytes in [list.der().to_vec(), list.pem().unwrap().into_bytes()] {
+                assert_eq!(detect(&bytes), Ok(Shown::Other(Other::Crl)), "{names}");
+            }
+        }
+        let der = certificate.der().to_vec();
+        assert_eq!(detect(&der), Ok(Shown::Certificates(vec![der.clone()])));
     }
 
     #[test]

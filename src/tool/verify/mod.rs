@@ -195,6 +195,9 @@ fn not_judged(other: Other) -> Finding {
         Other::Collateral => finding
             .why("it speaks of a platform, not of a guest")
             .next("give `countersign verify` the quote, with this file as --collateral"),
+        Other::Crl => finding
+            .why("it speaks of a maker's authorities, not of a guest")
+            .next("give `countersign verify` the report, with this file as --crl"),
         Other::Receipt => finding
             .why("without a signature any container of the pod could have written it")
             .next("ask the sidecar for the signed one: `countersign verify https://HOST:PORT/receipt`"),
