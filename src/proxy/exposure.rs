@@ -181,7 +181,7 @@ mod tests {
         let inbound = crate::config::resolve::parse(text).unwrap().roles.inbound;
         let proc = tables("guard", OPEN);
         let (health, mut guard) = (Health::new(&Clock::system()), Guard::default());
-        health.renewed(u64::MAX);
+        health.renewed(u64::MAX, None);
         health.listening();
         guard.look(&proc, &inbound, &health);
         assert_eq!(health.ready().word, "app-exposed");

@@ -422,7 +422,6 @@ mod tests {
     use rcgen::{KeyUsagePurpose, date_time_ymd};
 
     use super::*;
-    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 
     const API: &str = "spiffe://example.org/ns/payments/sa/api";
 
@@ -552,7 +551,7 @@ mod tests {
         let trust = Trust::by_roots(&pem, Calls::Them, None, &Clock::system()).unwrap();
         for (chain, kept) in [(vec![leaf.clone(), padding], 0), (vec![leaf], 1)] {
             for _ in 0..2 {
-                let seen = trust.verify(&chain).unwrap();
+                let seen = trust.verify(&chain, trust.clock.now()).unwrap();
                 assert_eq!(seen.id, PeerId::Dns("web.example".to_owned()));
                 assert_eq!(trust.lock().len(), kept);
             }

@@ -43,7 +43,7 @@ pub(super) struct Container {
     pub(super) env: Vec<String>,
     /// Names of variables whose value the kubelet takes from elsewhere, or expands.
     pub(super) taken: Vec<String>,
-    /// Whether variables come from a ConfigMap or a Secret as a whole (`envFrom`).
+    /// Whether variables come from a `ConfigMap` or a Secret as a whole (`envFrom`).
     pub(super) env_from: bool,
     pub(super) mounts: Vec<Mount>,
     /// `runAsUser` and `runAsGroup`, its own or the pod's.
