@@ -159,7 +159,7 @@ fn what_is_hop_by_hop_ends_here_and_the_host_goes_on() {
 fn grpc_keeps_its_trailers_on_the_way_out() {
     let rig = to_itself("");
     let listener = rig.world.listen(APP).unwrap();
-    thread::spawn(move || rig::grpc_server(listener));
+    thread::spawn(move || rig::grpc_server(listener, &AtomicUsize::new(0)));
     let _sidecar = rig.ready();
     let url = format!("http://{OUT}/payments.Api/Pay");
     let args = ["-sSki", "--http2-prior-knowledge", "-H", "content-type: application/grpc", "-H", "te: trailers"];

@@ -33,6 +33,7 @@ countersign_testbed::main! {
     load_goes_on_through_a_drain [GuestPort, Namespaces],
     clients_of_others_are_served [GuestPort, Namespaces, Curl],
     grpc_goes_over_http2_with_its_trailers [GuestPort, Namespaces, Curl],
+    a_peer_of_grpc_has_one_connection_to_the_app_whatever_host_it_asks_for [GuestPort, Namespaces],
 }
 
 /// Resident memory of a process, KiB.
@@ -361,7 +362,7 @@ fn clients_of_others_are_served() {
 fn grpc_goes_over_http2_with_its_trailers() {
     let rig = Rig::new(&Said::default());
     let listener = rig.world.listen(APP).unwrap();
-    thread::spawn(move || rig::grpc_server(listener));
+    thread::spawn(move || rig::grpc_server(listener, &AtomicUsize::new(0)));
     let _sidecar = rig.ready();
     let file = |name: &str, text: &str| {
         let path = rig.world.directory().join(name);
@@ -396,5 +397,27 @@ fn grpc_goes_over_http2_with_its_trailers() {
     );
     assert!(run.stdout.contains("By=spiffe://") && !run.stdout.contains("evil"), "{}", run.stdout);
     assert!(run.stdout.contains("grpc-status: 0"), "the trailers: {}", run.stdout);
+    rig.quiet();
+}
+
+fn a_peer_of_grpc_has_one_connection_to_the_app_whatever_host_it_asks_for() {
+    static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
+    let rig = Rig::new(&Said::default());
+    let listener = rig.world.listen(APP).unwrap();
+    thread::spawn(move || rig::grpc_server(listener, &CONNECTIONS));
+    let _sidecar = rig.ready();
+    let answered = || rig.metric("countersign_responses_total{inbound=\"[::]:8443\",status=\"2xx\"}").unwrap();
+    for peers in 1..=2 {
+        let mut peer = Peer::connect(&rig.world, IN, Some(&rig.friend), &["h2"]).unwrap();
+        peer.write_all(PREFACE).unwrap();
+        for n in 0..50_u8 {
+            // `POST /` with a host that nobody has asked for before, in HPACK without a table.
+            let mut head = vec![0x83, 0x86, 0x84, 0x01, 0x02, b'a' + n / 26, b'a' + n % 26];
+            head.extend(b"\0\x0ccontent-type\x10application/grpc");
+            peer.write_all(&frame(1, 5, 2 * u32::from(n) + 1, &head)).unwrap();
+        }
+        eventually("all are answered", || answered() == 50.0 * f64::from(peers));
+        assert_eq!(CONNECTIONS.load(Ordering::SeqCst), usize::try_from(peers).unwrap());
+    }
     rig.quiet();
 }

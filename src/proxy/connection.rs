@@ -11,6 +11,7 @@ use tokio_rustls::server::TlsStream;
 use super::access::Line;
 use super::deadlines::{FIRST, HALF_CLOSED, IDLE_H2, IDLE_TCP};
 use super::framing::Heads;
+use super::h2c::H2c;
 use super::headers::Told;
 use super::http::{self, Caller, Place};
 use super::limits::Stranger;
@@ -213,6 +214,7 @@ fn http<'l>(
     let h2 = [Some(H2), Some(OURS_H2)].contains(&tls.get_ref().1.alpn_protocol());
     let caller = Arc::new(Caller {
         backend: Arc::clone(backend),
+        h2c: H2c::default(),
         told,
         heads: Heads::new(),
         busy: Busy::new(),

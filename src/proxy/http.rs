@@ -29,6 +29,7 @@ use super::access::Line;
 use super::backend::Dialler;
 use super::deadlines::APP_IDLE;
 use super::framing::Heads;
+use super::h2c::H2c;
 use super::headers::{Told, join_cookies, strip_request};
 #[cfg(feature = "compat")]
 use super::relay::refused;
@@ -38,16 +39,17 @@ use super::relay::{
 };
 use super::watch::Watch;
 use super::withdraw;
+use crate::config::grammar::Local;
 use crate::config::roles;
 use crate::observe::metrics::{Held, Inbound};
 
 /// Idle connections to the app that are kept for the next request.
 const MAX_IDLE: usize = 64;
 
-/// The app of one listener, as HTTP clients see it. Its connections are shared by all peers.
+/// The app of one listener, as HTTP clients see it. Its connections of HTTP/1.1 are shared by all peers.
 pub struct Backend {
     http1: Client<Dialler, Sent>,
-    h2c: Client<Dialler, Sent>,
+    app: Local,
     response: Duration,
     /// Where its callers come in, if each request is told in the log.
     access: Option<SocketAddr>,
@@ -59,25 +61,20 @@ pub struct Backend {
 impl Backend {
     /// For the app of `inbound`.
     pub fn new(inbound: &roles::Inbound, counts: Arc<Inbound>) -> Self {
-        let builder = || {
-            let mut builder = Client::builder(TokioExecutor::new());
-            builder
-                .timer(TokioTimer::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(APP_IDLE)
-                .pool_max_idle_per_host(MAX_IDLE)
-                .http1_max_buf_size(64 * 1024)
-                // Tried again only where not a byte of the request was sent.
-                .retry_canceled_requests(true)
-                .set_host(false);
-            builder
-        };
-        let http1 = builder().build(Dialler(inbound.app.clone()));
-        let h2c = builder().http2_only(true).build(Dialler(inbound.app.clone()));
+        let http1 = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(APP_IDLE)
+            .pool_max_idle_per_host(MAX_IDLE)
+            .http1_max_buf_size(64 * 1024)
+            // Tried again only where not a byte of the request was sent.
+            .retry_canceled_requests(true)
+            .set_host(false)
+            .build(Dialler(inbound.app.clone()));
         let access = inbound.access_log.then_some(inbound.listen);
         Self {
             http1,
-            h2c,
+            app: inbound.app.clone(),
             response: inbound.response_timeout,
             access,
             counts,
@@ -98,6 +95,8 @@ impl Backend {
 pub struct Caller {
     /// The app.
     pub backend: Arc<Backend>,
+    /// The app, where it speaks HTTP/2.
+    pub(super) h2c: H2c,
     /// What the app is told of the peer.
     pub told: Told,
     /// Which of its requests may be served (HTTP/1.1).
@@ -196,13 +195,16 @@ async fn relay(
     let progress = Progress::new();
     let body = Relayed::request(body, Flow::ToApp, active.as_ref().and_then(Active::tally), &progress);
     let mut request = Request::from_parts(parts, body);
-    if !grpc {
-        delimit(&mut request);
-    }
     let backend = &caller.backend;
-    let client = if grpc { &backend.h2c } else { &backend.http1 };
-    let asked = in_time(client.request(request), &progress, backend.response).await;
-    let mut response = asked.ok_or(Why::Slow)?.map_err(|error| explain(&error))?;
+    let asked = if grpc {
+        // Boxed: what few requests need would be room in the task of each.
+        in_time(Box::pin(caller.h2c.ask(&backend.app, request)), &progress, backend.response).await
+    } else {
+        delimit(&mut request);
+        let asked = in_time(backend.http1.request(request), &progress, backend.response).await;
+        asked.map(|asked| asked.map_err(|error| explain(&error)))
+    };
+    let mut response = asked.ok_or(Why::Slow)??;
     if let Some(active) = active {
         active.answered(response.status());
     }
@@ -227,7 +229,7 @@ fn is_grpc(headers: &hyper::HeaderMap) -> bool {
 }
 
 /// The same path and query, on the app. For HTTP/1.1 the authority is a name for the pool of
-/// connections only: nobody resolves it.
+/// connections only: nobody resolves it, and it is always the same.
 fn of_the_app(uri: &Uri, authority: Option<Authority>) -> Result<Uri, Why> {
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let mut parts = hyper::http::uri::Parts::default();

@@ -10,6 +10,7 @@ mod connection;
 pub mod deadlines;
 pub mod exposure;
 pub mod framing;
+mod h2c;
 mod handshake;
 pub mod headers;
 pub mod http;

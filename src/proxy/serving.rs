@@ -28,10 +28,10 @@ pub(super) const MAX_HEAD: usize = 64 * 1024;
 
 /// Window of one stream, and of one connection: what the other side may make us hold. Envoy's edge guide
 /// has 64 KiB and 1 MiB; one stream of 64 KiB is slow over long distances.
-pub(super) const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
+const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 
 /// Most bytes of one stream's body that wait for the other side's window. hyper's default is 400 KiB.
-pub(super) const SEND_BUFFER: usize = 64 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// An answer that is being made.
 pub(super) type Answering = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
@@ -78,6 +78,18 @@ pub(super) fn connection(
             .with_upgrades();
         Box::pin(connection)
     }
+}
+
+/// How a connection of HTTP/2 is begun by us, with the same bounds.
+pub(super) fn client<E: Clone>(executor: E) -> hyper::client::conn::http2::Builder<E> {
+    let mut builder = hyper::client::conn::http2::Builder::new(executor);
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .max_send_buf_size(SEND_BUFFER);
+    builder
 }
 
 /// A connection of hyper's, of either version.

@@ -1,6 +1,6 @@
 //! A pod with a sidecar: guest, app, peers, and the real binary between them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use countersign_testbed::eventually;
@@ -181,8 +181,8 @@ impl hyper::body::Body for Frames {
     }
 }
 
-/// A gRPC server: HTTP/2 in plain by prior knowledge, the status in a trailer.
-pub(crate) fn grpc_server(listener: std::net::TcpListener) {
+/// A gRPC server: HTTP/2 in plain by prior knowledge, the status in a trailer. Counts its connections.
+pub(crate) fn grpc_server(listener: std::net::TcpListener, connections: &AtomicUsize) {
     use hyper::body::{Bytes, Frame, Incoming};
     use hyper::{Request, Response};
 
@@ -191,6 +191,7 @@ pub(crate) fn grpc_server(listener: std::net::TcpListener) {
     runtime.block_on(async move {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         while let Ok((socket, _)) = listener.accept().await {
+            connections.fetch_add(1, Ordering::SeqCst);
             let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
                 let said = format!(
                     "{} {} te={:?} xfcc={:?} host={:?}",

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper::rt::Executor;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::sync::watch as channel;
 use tokio::time::{sleep, timeout};
 
@@ -23,7 +23,7 @@ use super::reach::Reached;
 use crate::proxy::deadlines::{FIRST, IDLE_H2, PEER_AGAIN, PEER_IDLE, PING, PONG};
 use crate::proxy::io::Io;
 use crate::proxy::relay::{Sent, Why};
-use crate::proxy::serving::{MAX_HEAD, SEND_BUFFER, WINDOWS};
+use crate::proxy::serving::{self, MAX_HEAD};
 use crate::proxy::watch::{Watch, passed};
 use crate::tls::exchange::OURS_H2;
 use crate::tls::server::{H2, Served};
@@ -160,16 +160,8 @@ impl Link {
 
 async fn start(io: TokioIo<Io>, h2: bool, cuts: channel::Receiver<()>) -> Result<(Asked, Running), hyper::Error> {
     if h2 {
-        let mut builder = http2::Builder::new(Tied(cuts));
-        builder
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PONG)
-            .keep_alive_while_idle(true)
-            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
-            .initial_stream_window_size(WINDOWS.0)
-            .initial_connection_window_size(WINDOWS.1)
-            .max_send_buf_size(SEND_BUFFER);
+        let mut builder = serving::client(Tied(cuts));
+        builder.keep_alive_interval(PING).keep_alive_timeout(PONG).keep_alive_while_idle(true);
         let (asked, connection) = builder.handshake(io).await?;
         Ok((Asked::H2(asked), Box::pin(connection)))
     } else {
