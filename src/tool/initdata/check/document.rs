@@ -156,7 +156,7 @@ pub(super) fn toml<'t>(
         return None;
     }
     for (offset, newer) in dialect::newer(place.text) {
-        report.next(rule, place.line(offset), format!("{prefix}has {}", newer.what), newer.next);
+        report.next(rule, place.line(offset), format!("{prefix}there is {}", newer.what), newer.next);
     }
     Some(table.into_inner())
 }

@@ -10,7 +10,7 @@ rules! { DOCUMENT_RULES
     }
     TOML "toml" Refuse {
         "The document is not TOML, or is TOML 1.1 where Kata's agent reads 0.5.",
-        "No shim, agent or KBS can read it.",
+        "A shim, the agent or the KBS cannot read it, and the guest does not start.",
         "correct the line"
     }
     VERSION "version" Refuse {
