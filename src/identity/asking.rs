@@ -1,4 +1,5 @@
-//! The source `issuer`: this guest's key is certified by the mesh's issuer, which is judged first.
+//! The source `issuer`: this guest's key is certified by the mesh's issuer. Its certificate is judged first, and its
+//! evidence, where that is demanded, before what it gives is taken.
 
 use std::sync::Arc;
 use std::time::Duration;
