@@ -59,11 +59,16 @@ pub fn app(inbound: &Inbound, proc: &Path) -> Outcome {
         return Outcome::Skip("the sidecar and the app have the same port number".to_owned());
     }
     let Some(found) = exposure::exposed(proc, app.port()) else {
-        return Outcome::Skip("procfs cannot be read, so nobody knows".to_owned());
+        let finding = Finding::new(Class::AppExposed, "/proc/net/tcp cannot be read, so nobody knows who listens")
+            .next("mount procfs at /proc, or write `exposure = \"warn\"` into the `[[inbound]]`");
+        return of(inbound, finding);
     };
     let Some(address) = found.first() else {
         return Outcome::Pass(format!("nobody listens on port {} but on loopback", app.port()));
     };
-    let finding = Finding::new(Class::AppExposed, format!("somebody listens on {address}, port {}", app.port()));
+    of(inbound, Finding::new(Class::AppExposed, format!("somebody listens on {address}, port {}", app.port())))
+}
+
+fn of(inbound: &Inbound, finding: Finding) -> Outcome {
     if inbound.exposure == Exposure::Refuse { Outcome::Fail(finding) } else { Outcome::Warn(finding) }
 }

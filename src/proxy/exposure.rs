@@ -24,29 +24,33 @@ pub struct Guard {
     told: bool,
     /// Nobody can tell, and that was said.
     blind: bool,
+    /// It could be told once.
+    seen: bool,
 }
 
 impl Guard {
     /// Looks who listens on the apps' ports, and tells `health`. While nobody can tell, what was last seen
-    /// stands.
+    /// stands; where nothing has been, the pod is not ready.
     pub fn look(&mut self, proc: &Path, inbound: &[Inbound], health: &Health) {
-        let guarded = inbound.iter().filter_map(|inbound| match &inbound.app {
-            // Our own listener on the same port is no app's.
-            Local::Tcp(app) if app.port() != inbound.listen.port() => Some((inbound, app.port())),
-            _ => None,
-        });
-        let seen: Option<Vec<_>> = guarded
+        let guarded = || inbound.iter().filter_map(|inbound| Some((inbound, guarded(inbound)?)));
+        let seen: Option<Vec<_>> = guarded()
             .map(|(inbound, port)| exposed(proc, port).map(|found| (inbound, port, found.first().copied())))
             .collect();
         let Some(seen) = seen else {
             if !std::mem::replace(&mut self.blind, true) {
                 tracing::warn!(
                     "/proc/net/tcp cannot be read: nobody can tell whether an app can be called without the sidecar; \
-                     what was last seen stands"
+                     what was last seen stands, and before that the pod is not ready; mount procfs at /proc, or write \
+                     `exposure = \"warn\"` into each `[[inbound]]`"
                 );
+            }
+            let refused = guarded().any(|(inbound, _)| inbound.exposure == Exposure::Refuse);
+            if !self.seen {
+                health.problem("exposure", refused.then_some(Class::AppExposed));
             }
             return;
         };
+        self.seen = true;
         if std::mem::take(&mut self.blind) {
             tracing::info!("/proc/net/tcp can be read again");
         }
@@ -66,6 +70,13 @@ impl Guard {
         self.told = any;
         health.problem("exposure", refused.then_some(Class::AppExposed));
     }
+}
+
+/// The app's port, where it has one that others could call.
+fn guarded(inbound: &Inbound) -> Option<u16> {
+    let Local::Tcp(app) = &inbound.app else { return None };
+    // Our own listener on the same port is no app's.
+    (app.port() != inbound.listen.port()).then_some(app.port())
 }
 
 /// Addresses other than loopback that somebody in this network namespace listens on at `port`. `None`:
@@ -174,15 +185,34 @@ mod tests {
         std::fs::remove_dir_all(&proc).unwrap();
     }
 
-    #[test]
-    fn an_exposed_app_stays_exposed_while_nobody_can_tell() {
-        let text = "version = 1\n[[inbound]]\nlisten = \"[::]:8443\"\napp = \"127.0.0.1:8080\"\n\
-                    allow = [\"spiffe://example.org/ns/web/sa/*\"]\n";
-        let inbound = crate::config::resolve::parse(text).unwrap().roles.inbound;
-        let proc = tables("guard", OPEN);
-        let (health, mut guard) = (Health::new(&Clock::system()), Guard::default());
+    /// With this beside its list, and a pod that would be ready but for the guard.
+    fn guarded_pod(more: &str) -> (Vec<Inbound>, std::sync::Arc<Health>, Guard) {
+        let text = format!(
+            "version = 1\n[[inbound]]\nlisten = \"[::]:8443\"\napp = \"127.0.0.1:8080\"\n\
+             allow = [\"spiffe://example.org/ns/web/sa/*\"]\n{more}"
+        );
+        let health = Health::new(&Clock::system());
         health.renewed(u64::MAX, None);
         health.listening();
+        (crate::config::resolve::parse(&text).unwrap().roles.inbound, health, Guard::default())
+    }
+
+    #[test]
+    fn a_pod_of_which_nobody_could_ever_tell_is_not_ready() {
+        let proc = Path::new("/nonexistent");
+        for (more, word) in [("", "app-exposed"), ("exposure = \"warn\"\n", "ok")] {
+            let (inbound, health, mut guard) = guarded_pod(more);
+            guard.look(proc, &inbound, &health);
+            assert_eq!(health.ready().word, word, "{more}");
+            guard.look(Path::new("/proc"), &[], &health);
+            assert_eq!(health.ready().word, "ok", "once it can be told");
+        }
+    }
+
+    #[test]
+    fn an_exposed_app_stays_exposed_while_nobody_can_tell() {
+        let proc = tables("guard", OPEN);
+        let (inbound, health, mut guard) = guarded_pod("");
         guard.look(&proc, &inbound, &health);
         assert_eq!(health.ready().word, "app-exposed");
         std::fs::create_dir(proc.join("net/tcp6")).unwrap();
