@@ -156,9 +156,18 @@ impl Wanted {
     }
 }
 
+/// Keys that list what is good enough.
+const GOOD_ENOUGH: [&str; 3] = ["measurement", "chip_id", "tcb_status"];
+
 fn from_file(path: &Path) -> Result<Expectations, Finding> {
     let text = String::from_utf8(read(path, MAX_POLICY)?).map_err(|_| policy_error(path, "it is not UTF-8"))?;
-    let mut said: Expectations = toml::from_str(&text).map_err(|error| policy_error(path, error.message()))?;
+    let table: toml::Table = toml::from_str(&text).map_err(|error| policy_error(path, error.message()))?;
+    // Of an empty list of what is good enough nobody knows whether it means nothing, or anything.
+    let empty = |key: &&str| table.get(*key).and_then(toml::Value::as_array).is_some_and(Vec::is_empty);
+    if let Some(key) = GOOD_ENOUGH.iter().find(|key| empty(key)) {
+        return Err(policy_error(path, &format!("`{key}` is an empty list: write what it must be, or remove the key")));
+    }
+    let mut said: Expectations = table.try_into().map_err(|error| policy_error(path, error.message()))?;
     if said.init_data.is_some() && said.init_data_digest.is_some() {
         return Err(policy_error(path, "it has both `init_data` and `init_data_digest`"));
     }
@@ -362,6 +371,20 @@ mod tests {
         assert!(toml::from_str::<Expectations>("mesurement = [\"00\"]").is_err());
         let read: Expectations = toml::from_str("measurement = [\"00\"]\nvmpl = 1\nallow = [\"debug\"]").unwrap();
         assert_eq!((read.vmpl, read.measurement.len(), read.allow.len()), (Some(1), 1, 1));
+    }
+
+    #[test]
+    fn an_empty_list_in_a_policy_is_refused_by_its_key() {
+        let path = std::env::temp_dir().join(format!("countersign-empty-{}.toml", std::process::id()));
+        for key in GOOD_ENOUGH {
+            std::fs::write(&path, format!("vmpl = 0\n{key} = []\n")).unwrap();
+            let finding = from_file(&path).unwrap_err();
+            assert_eq!(finding.class, Class::Config);
+            assert!(finding.saw.contains(&format!("`{key}` is an empty list")), "{finding}");
+        }
+        std::fs::write(&path, "allow = []\nrequire = []\n").unwrap();
+        assert!(from_file(&path).is_ok(), "nothing more is allowed, nothing more is demanded");
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]
