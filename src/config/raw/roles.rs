@@ -236,7 +236,7 @@ fn ambiguous<'i>(
         if let Some((other, _)) = others.iter().find(|(_, other)| other.probed().any(|(each, _)| each == name)) {
             d.problem(
                 key,
-                format!("has the path of `{other}`, and the apps have one port or a unix socket each: `/probe/` has one name for both"),
+                format!("has a path of `{other}`, and `/probe/` could not tell the two apps apart: it knows an app by its port, and those on unix sockets as one"),
                 "give one of the apps another port, or another path",
             );
             return;

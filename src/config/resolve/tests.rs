@@ -486,7 +486,7 @@ fn tables_of_other_roles_are_checked_too() {
         (
             "[[inbound]]\nlisten = \"[::]:1\"\napp = \"unix:/a\"\nallow = [\"spiffe://a/b\"]\nprobes = [\"/ok\"]\n\
              [[inbound]]\nlisten = \"[::]:2\"\napp = \"unix:/b\"\nallow = [\"spiffe://a/b\"]\nprobes = [\"/up\", \"/ok\"]",
-            "countersign.toml:14: inbound[1].probes: has the path of `inbound[0].probes`",
+            "countersign.toml:14: inbound[1].probes: has a path of `inbound[0].probes`",
         ),
         (
             "[identity]\nsource = \"self\"\nspiffe = \"spiffe://a/*\"",
